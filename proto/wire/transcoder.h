@@ -1,0 +1,55 @@
+#pragma once
+
+#include <google/protobuf/message.h>
+
+#include <rapidjson/document.h>
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include "proto/support/error.h"
+
+// JSON to protobuf and back, by reflection: what lets the gateway serve a service it has no code for.
+// Follows the protobuf JSON mapping, except that names are the proto field names (`execution_id`), that an
+// absent field with explicit presence prints as null, and that reading is strict: an unknown member, a wrong
+// type, an overflow, bad UTF-8, a second member of a oneof or a repeated key is kInvalidParams whose detail
+// starts with the member's path ("config.timeout: expected a number, got a string").
+namespace runbus::wire {
+
+struct JsonLimits {
+  std::size_t max_bytes = 16U << 20U;
+  std::size_t max_depth = 64;
+};
+
+// Parses JSON text: iterative, full precision, UTF-8 checked, depth and size capped. kParseError with the
+// byte offset when it is not JSON; kValidation with `limit` "json_depth" or "json_size" past a limit.
+// `document` is for params: numbers keep 64-bit integers exact.
+Result<void> parse_json(std::string_view text, const JsonLimits& limits, rapidjson::Document& document);
+
+// Fills `message` (cleared first) from an object; null leaves a field absent. Accepted besides the plain
+// forms: 64-bit integers as strings, enums by name or number, bytes as base64 (standard or URL alphabet,
+// padding optional), Timestamp as RFC 3339, Duration as "1.5s", Struct, Value, ListValue, wrappers, doubles
+// as "NaN", "Infinity", "-Infinity".
+Result<void> json_to_message(const rapidjson::Value& json, google::protobuf::Message& message);
+
+// Appends `message` as a JSON object to `out`. Scalars without presence are always printed; bytes as base64;
+// 64-bit integers as numbers up to 2^53 and as strings beyond; strings that are not UTF-8 have the bad
+// bytes replaced by U+FFFD. Unset messages and oneof members are left out.
+void append_json(const google::protobuf::Message& message, std::string& out);
+
+// Appends the members alone, without braces, for a caller that adds its own ("call"): "" or "\"a\":1,\"b\":2".
+void append_json_members(const google::protobuf::Message& message, std::string& out);
+
+// Appends `text` as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD. Fast: output of
+// programs passes through here.
+void append_json_string(std::string_view text, std::string& out);
+
+void append_base64(std::string_view bytes, std::string& out);
+Result<std::string> decode_base64(std::string_view text);
+
+// Length of the longest prefix of `text` that is whole valid UTF-8 characters; `incomplete` is set when what
+// follows is the beginning of a character that more bytes could complete.
+std::size_t valid_utf8_prefix(std::string_view text, bool& incomplete);
+
+}  // namespace runbus::wire
