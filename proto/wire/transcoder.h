@@ -20,22 +20,28 @@ namespace runbus::wire {
 struct JsonLimits {
   std::size_t max_bytes = 16U << 20U;
   std::size_t max_depth = 64;
+  // Values and keys together: each costs a fixed amount of memory, however short its text.
+  std::size_t max_values = 1U << 20U;
 };
 
 // Parses JSON text: iterative, full precision, UTF-8 checked, depth and size capped. kParseError with the
-// byte offset when it is not JSON; kValidation with `limit` "json_depth" or "json_size" past a limit.
+// byte offset when it is not JSON; kValidation with `limit` "json_depth", "json_size" or "json_values" past a
+// limit. After an error the document is null.
 // `document` is for params: numbers keep 64-bit integers exact.
 Result<void> parse_json(std::string_view text, const JsonLimits& limits, rapidjson::Document& document);
 
 // Fills `message` (cleared first) from an object; null leaves a field absent. Accepted besides the plain
 // forms: 64-bit integers as strings, enums by name or number, bytes as base64 (standard or URL alphabet,
-// padding optional), Timestamp as RFC 3339, Duration as "1.5s", Struct, Value, ListValue, wrappers, doubles
-// as "NaN", "Infinity", "-Infinity".
+// padding optional), Timestamp as RFC 3339, Duration as "1.5s", Struct, Value, ListValue, wrappers, FieldMask
+// as "a,b.c", doubles as "NaN", "Infinity", "-Infinity". Any is an ordinary message of its two fields.
+// kValidation with `limit` "json_depth" where the message would nest deeper than protobuf parsers accept.
+// After an error the message is empty.
 Result<void> json_to_message(const rapidjson::Value& json, google::protobuf::Message& message);
 
 // Appends `message` as a JSON object to `out`. Scalars without presence are always printed; bytes as base64;
 // 64-bit integers as numbers up to 2^53 and as strings beyond; strings that are not UTF-8 have the bad
-// bytes replaced by U+FFFD. Unset messages and oneof members are left out.
+// bytes replaced by U+FFFD. Unset messages and oneof members are left out; a Timestamp or Duration that is out
+// of its range is null. A message of a well-known type is written in that type's form (Timestamp: a string).
 void append_json(const google::protobuf::Message& message, std::string& out);
 
 // Appends the members alone, without braces, for a caller that adds its own ("call"): "" or "\"a\":1,\"b\":2".
