@@ -1,0 +1,133 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gateway/events/topic_log.h"
+#include "gateway/sink.h"
+#include "proto/support/error.h"
+#include "runbus/v1/bus.pb.h"
+#include "runbus/v1/gateway.pb.h"
+
+namespace runbus::gateway {
+
+// Where the events of one broker come from: a wire::EventSubscriber, or a fake in tests.
+class EventFeed {
+ public:
+  virtual ~EventFeed() = default;
+  virtual void subscribe(const std::string& prefix) = 0;
+  virtual void unsubscribe(const std::string& prefix) = 0;
+};
+
+// What the hub asks of the bus. Brokers are numbered by main.
+class HubBus {
+ public:
+  virtual ~HubBus() = default;
+  virtual void history(std::size_t broker, const v1::HistoryRequest& request,
+                       std::function<void(Result<v1::HistoryResponse>)> done) = 0;
+  virtual Result<void> publish(std::size_t broker, const v1::Event& event) = 0;
+};
+
+struct HubOptions {
+  std::size_t backlog_bytes = 1U << 20U;  // of a sink, beyond which it gets no events
+  std::chrono::milliseconds probe_interval{50};
+  std::chrono::milliseconds probe_timeout{2'000};
+  std::chrono::milliseconds lag_tick{250};
+};
+
+// Gives events to subscriptions (API.md `events.subscribe`). At most once, but a loss is never silent: a gap in a
+// topic's offsets is filled from the broker's history or told as `events.lagged`, and so is what a slow
+// subscriber could not be given. A subscription's reply goes out once every broker sends it events, so
+// that what is published after the reply arrives.
+class Hub {
+ public:
+  Hub(boost::asio::io_context& io, HubBus& bus, std::string peer_id, HubOptions options = {});
+  ~Hub();
+  Hub(const Hub&) = delete;
+  Hub& operator=(const Hub&) = delete;
+
+  // A broker is connected, again or for the first time; `feed` null keeps the one it has.
+  void on_broker(std::size_t broker, std::unique_ptr<EventFeed> feed);
+  void on_broker_lost(std::size_t broker);
+  void on_event(std::size_t broker, const v1::Event& event);
+
+  using Done = std::function<void(const Result<v1::SubscribeResponse>&)>;
+  // `done` is called once, perhaps before this returns, unless the sink is dropped first. Events follow it.
+  void subscribe(Sink& sink, const v1::SubscribeRequest& request, Done done);
+  // False when the sink has no such subscription.
+  bool unsubscribe(Sink& sink, const std::string& subscription);
+  // Forgets all of a sink; it may be gone afterwards.
+  void drop(Sink& sink);
+
+ private:
+  struct Broker {
+    std::unique_ptr<EventFeed> feed;
+    bool connected = false;
+    std::map<std::string, TopicLog, std::less<>> topics;
+  };
+  struct Subscription {
+    std::string id;
+    Sink* sink = nullptr;  // null: ended
+    std::vector<std::string> globs;
+    bool started = false;
+    std::deque<v1::Event> held;  // until it has started
+    std::map<std::string, v1::Position> cursors;  // what a replay has covered
+    std::map<std::string, std::uint64_t> missed;
+
+    bool matches(std::string_view topic) const;
+  };
+  using SubscriptionPtr = std::shared_ptr<Subscription>;
+  struct Replay;  // history that a new subscription waits for
+  struct Probe {
+    std::string topic;
+    std::size_t broker = 0;
+    std::chrono::steady_clock::time_point until;
+    std::function<void()> done;
+  };
+
+  void add_prefix(const std::string& prefix, bool& added);
+  void remove_prefix(const std::string& prefix);
+  void probe_all(std::function<void()> done);
+  void finish_probe(const std::string& topic);
+  void probe_again();
+  void replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest& request, Done done);
+  void start(Replay& replay);
+  void send_replayed(Subscription& subscription, const std::string& topic,
+                     const v1::Position& since, const v1::HistoryResponse& history);
+  void fetch(std::size_t broker, const std::string& topic);
+  void deliver(const v1::Event& event);
+  void give(Subscription& subscription, const v1::Event& event, std::string_view members);
+  void lagged(Subscription& subscription, const std::string& topic, std::uint64_t missed);
+  void lagged_all(const std::string& topic, std::uint64_t missed);
+  void note_missed(Subscription& subscription, const std::string& topic);
+  void flush_missed(Subscription& subscription);
+  void tick();
+  void arm_tick();
+  void end(Subscription& subscription);
+  void sweep();
+
+  HubBus& bus_;
+  std::string peer_id_;
+  HubOptions options_;
+  std::map<std::size_t, Broker> brokers_;
+  std::map<std::string, std::size_t> prefixes_;  // how many subscriptions want each
+  std::vector<SubscriptionPtr> subscriptions_;
+  int iterating_ = 0;  // ended subscriptions are removed once nothing walks over them
+  std::map<std::string, Probe> probes_;
+  std::uint64_t next_probe_ = 0;
+  boost::asio::steady_timer probe_timer_;
+  boost::asio::steady_timer tick_timer_;
+  bool ticking_ = false;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace runbus::gateway

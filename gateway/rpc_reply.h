@@ -1,0 +1,21 @@
+#pragma once
+
+#include <google/protobuf/message.h>
+
+#include <string>
+#include <string_view>
+
+#include "proto/support/error.h"
+
+// The texts of JSON-RPC 2.0 §5 responses. `id` is JSON text.
+namespace runbus::gateway {
+
+// {"code","message","data":{kind, retryable, detail, limit?}}, worded by the catalogue.
+void append_error(const Error& error, std::string& out);
+
+std::string error_reply(std::string_view id, const Error& error);
+std::string result_reply(std::string_view id, const google::protobuf::Message& result);
+// `result` is JSON text.
+std::string raw_result_reply(std::string_view id, std::string_view result);
+
+}  // namespace runbus::gateway
