@@ -13,13 +13,14 @@
 
 namespace runbus::worker {
 
-// One call that this worker serves. The handler keeps the shared_ptr for as long as it works on the call and
-// ends it exactly once with finish() or fail(); a Call whose last reference goes without that ends with
-// kInternal. All functions and callbacks on the worker's loop; callbacks are never called from inside a
-// function of the Call, and none after the end.
+// One call that this worker serves. The handler keeps the shared_ptr for as long as it works on the
+// call and ends it exactly once with finish() or fail(); a Call whose last reference goes without
+// that ends with kInternal. All functions and callbacks on the worker's loop; callbacks are never
+// called from inside a function of the Call, and none after the end.
 //
-// The call goes on when the bus connection breaks: what the caller has not acknowledged is kept (bounded by the
-// credit the caller gave) and sent again, and the caller drops what it had by its sequence number.
+// The call goes on when the bus connection breaks: what the caller has not acknowledged is kept
+// (bounded by the credit the caller gave) and sent again, and the caller drops what it had by its
+// sequence number.
 class Call : public std::enable_shared_from_this<Call> {
  public:
   virtual ~Call() = default;
@@ -38,19 +39,21 @@ class Call : public std::enable_shared_from_this<Call> {
   virtual void fail(Error error) = 0;
   virtual bool ended() const = 0;
 
-  // Sends an item of a stream. `offset` is where the stream stands after it (resumable methods). Items beyond
-  // the credit are queued; a well-behaved handler looks at credit() first and waits for on_credit.
+  // Sends an item of a stream. `offset` is where the stream stands after it (resumable methods).
+  // Items beyond the credit are queued; a well-behaved handler looks at credit() first and waits
+  // for on_credit.
   virtual void send(const google::protobuf::Message& item, std::uint64_t offset = 0) = 0;
   // Bytes of items that may be sent now.
   virtual std::uint64_t credit() const = 0;
   // Called whenever credit() has grown.
   virtual void on_credit(std::function<void()> callback) = 0;
 
-  // Called once when the caller cancels (kCancelled), the deadline passes (kTimeout) or the caller is gone
-  // (kConnection); at once if that has happened already (from the loop). The handler ends the call then; without
-  // a callback the call is failed with that error.
+  // Called once when the caller cancels (kCancelled), the deadline passes (kTimeout) or the caller
+  // is gone (kConnection); at once if that has happened already (from the loop). The handler ends
+  // the call then; without a callback the call is failed with that error.
   virtual void on_cancel(std::function<void(Error reason)> callback) = 0;
-  // Further request messages of a client-streaming rpc, in order; those that came before are given first.
+  // Further request messages of a client-streaming rpc, in order; those that came before are given
+  // first.
   virtual void on_input(std::function<void(const google::protobuf::Message&)> callback) = 0;
 };
 

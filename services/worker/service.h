@@ -14,11 +14,13 @@
 
 namespace runbus::worker {
 
-// A protobuf service as this worker serves it: derive, and name a handler for each rpc in the constructor.
+// A protobuf service as this worker serves it: derive, and name a handler for each rpc in the
+// constructor.
 //
 //   class Echo : public Service {
 //    public:
-//     Echo() : Service(*v1::EchoRequest::descriptor()->file()->FindServiceByName("EchoService"), 64) {
+//     Echo() : Service(*v1::EchoRequest::descriptor()->file()->FindServiceByName("EchoService"),
+//     64) {
 //       on<v1::EchoRequest>("Say", [](CallPtr call, const v1::EchoRequest& request) {
 //         v1::EchoResponse response;
 //         response.set_text(request.text());
@@ -27,8 +29,8 @@ namespace runbus::worker {
 //     }
 //   };
 //
-// Handlers run on the worker's loop and must not block: start the work, keep the CallPtr, return. An exception
-// that leaves a handler ends its call with kInternal and is logged.
+// Handlers run on the worker's loop and must not block: start the work, keep the CallPtr, return.
+// An exception that leaves a handler ends its call with kInternal and is logged.
 class Service {
  public:
   // `capacity`: how many calls of this service at once; the broker keeps the rest.
@@ -38,6 +40,7 @@ class Service {
   Service& operator=(const Service&) = delete;
 
   struct Rpc {
+    const google::protobuf::MethodDescriptor* descriptor = nullptr;
     std::unique_ptr<google::protobuf::Message> prototype;  // of the request
     std::function<void(CallPtr, const google::protobuf::Message&)> handler;
   };
@@ -46,10 +49,12 @@ class Service {
   std::uint32_t capacity() const { return capacity_; }
   // By JSON-RPC name or alias.
   const Rpc* find(std::string_view method) const;
-  // Throws std::logic_error naming the rpc that has no handler.
+  // Throws std::logic_error naming the rpc that has a JSON-RPC name and no handler.
   void check_complete() const;
 
  protected:
+  // Throws std::logic_error when the service has no such rpc, it takes another message, it has no
+  // JSON-RPC name, or it has a handler already.
   template <class Request>
   void on(std::string_view rpc, std::function<void(CallPtr, const Request&)> handler) {
     add(rpc, std::make_unique<Request>(),
