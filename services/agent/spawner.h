@@ -1,0 +1,52 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include "proto/support/unique_fd.h"
+#include "services/agent/failure.h"
+#include "services/agent/helper.h"
+#include "services/agent/workspace.h"
+
+// Starts programs. The agent's side of a start never blocks: the fork returns at once, and how it
+// went comes as a report (helper.h).
+namespace runbus::agent {
+
+// A started helper and our ends of its pipes, non-blocking. `input` is empty for a step without
+// input.
+struct StartedRun {
+  pid_t helper = 0;
+  pid_t program = 0;  // of a warm start, which needs no report of its start; else 0
+  UniqueFd reports;
+  UniqueFd input;
+  UniqueFd output;
+  UniqueFd error;
+};
+
+// Who may have a process ready for a step (warm_pool.h).
+class WarmStarter {
+ public:
+  virtual ~WarmStarter() = default;
+  // Hands the plan to a spare of this name and fills in helper, program and reports of `run`;
+  // false, and nothing done, when there is none.
+  virtual bool try_spawn(const std::string& name, const ProgramPlan& plan, StartedRun& run) = 0;
+};
+
+// The plan of a step, without its descriptors.
+ProgramPlan plan_of(const v1::Step& step);
+
+// What is wrong with a step, if anything: no program, zero bytes, too long.
+std::optional<Failure> check_step(const v1::Step& step);
+
+class Spawner {
+ public:
+  Spawner(const Workspace& workspace, WarmStarter& warm) : workspace_(workspace), warm_(warm) {}
+
+  // `step` has passed check_step.
+  Outcome<StartedRun> start(const v1::Step& step) const;
+
+ private:
+  const Workspace& workspace_;
+  WarmStarter& warm_;
+};
+
+}  // namespace runbus::agent

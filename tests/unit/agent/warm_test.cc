@@ -1,0 +1,180 @@
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tests/unit/agent/agent_process.h"
+#include "tests/unit/agent/test_client.h"
+
+namespace runbus::agent_test {
+namespace {
+
+constexpr char kPython[] = "/usr/bin/python3";
+
+// Warm and cold runs of the same script must not differ, besides by what a script can only know by
+// looking.
+class AgentWarm : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (::access(kPython, X_OK) != 0) {
+      GTEST_SKIP() << "no " << kPython << " here";
+    }
+    v1::AgentRequest request;
+    v1::Warm& warm = *request.mutable_configure()->add_warm();
+    warm.set_name("python");
+    warm.add_argv(kPython);
+    warm.add_environment("LANG=C.UTF-8");
+    ASSERT_TRUE(client_.call(request).has_done());
+  }
+
+  v1::Spawn python(const std::string& script, bool warm) {
+    const std::string id = "run" + std::to_string(++runs_);
+    EXPECT_TRUE(client_.write_file("main.py", script).has_done());
+    v1::Spawn spawn;
+    spawn.set_execution_id(id);
+    v1::Step& step = *spawn.add_steps();
+    for (const char* argument : {kPython, "main.py", "one", "two"}) {
+      step.add_argv(argument);
+    }
+    for (const std::string& variable :
+         {std::string("LANG=C.UTF-8"), std::string("PATH=/usr/bin:/bin"),
+          "HOME=" + agent_.workspace(), std::string("PYTHONDONTWRITEBYTECODE=1")}) {
+      step.add_environment(variable);
+    }
+    if (warm) {
+      step.set_warm("python");
+    }
+    return spawn;
+  }
+
+  // A spare runs under the command line of its parent.
+  bool is_warm_now() {
+    return run(client_, python("print(open('/proc/self/cmdline').read())", true))
+               .out.find("/proc/self/fd") != std::string::npos;
+  }
+
+  // Runs a script warm; the spare's being there is waited for.
+  Stream run_warm(const std::string& script) {
+    // Five lines, as a cold run has before the script too.
+    const std::string marked =
+        "import os\n"
+        "with open('/proc/self/cmdline') as f:\n"
+        "  if __name__ == '__main__' and 'fd/4' not in f.read(): os._exit(99)\n"
+        "del f\n"
+        "\n";
+    Stream stream;
+    EXPECT_TRUE(eventually([&] {
+      stream = run(client_, python(marked + script, true));
+      return stream.exited.code() != 99;
+    }));
+    return stream;
+  }
+  Stream run_cold(const std::string& script) {
+    return run(client_, python("import os\n\n\n\n\n" + script, false));
+  }
+  void expect_same(const std::string& script) {
+    const Stream cold = run_cold(script);
+    const Stream warm = run_warm(script);
+    EXPECT_EQ(warm.out, cold.out) << script;
+    EXPECT_EQ(warm.err, cold.err) << script;
+    EXPECT_EQ(warm.exited.code(), cold.exited.code()) << script;
+    EXPECT_EQ(warm.exited.signal(), cold.exited.signal()) << script;
+  }
+
+  AgentProcess agent_;
+  TestClient client_{agent_.socket_path()};
+  int runs_ = 0;
+};
+
+TEST_F(AgentWarm, LooksLikeAColdStart) {
+  expect_same("import sys; print(sys.argv, __name__, __file__, sys.path, sys.orig_argv)");
+  expect_same("import os; print(sorted(os.environ.items()), os.getcwd(), sorted(globals()))");
+  expect_same("import sys; print(sys.stdout, sys.stderr, sys.stdin, sys.stdin.read())");
+  expect_same(
+      "import sys, __main__; print(__main__.__file__, __main__.__spec__, 'main' in sys.modules)");
+  expect_same("import os; print(sorted(os.listdir('/proc/self/fd')), os.getpid() == os.getsid(0))");
+  expect_same("print(open('/proc/self/oom_score_adj').read(), os.umask(0))");
+  expect_same(
+      "print([l for l in open('/proc/self/status') if l.startswith(('Sig', 'Shd', 'NoNew', "
+      "'Seccomp:'))])");
+}
+
+TEST_F(AgentWarm, EndsLikeAColdStart) {
+  expect_same("raise SystemExit(7)");
+  expect_same("import sys; sys.exit('text')");
+  expect_same("def f():\n  raise ValueError('bad')\nf()");
+  expect_same("try:\n  1/0\nexcept Exception as e:\n  raise KeyError('x') from e");
+  expect_same("x = (");
+  expect_same("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)");
+  expect_same("raise KeyboardInterrupt");
+  expect_same("import atexit; atexit.register(print, 'bye'); print('hello', end='')");
+  expect_same(
+      "import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), "
+      "print('t'))).start()");
+  expect_same(
+      "import multiprocessing as m\nif __name__ == '__main__':\n  p = "
+      "m.get_context('spawn').Process("
+      "target=print, args=('child',)); p.start(); p.join(); print(p.exitcode)");
+}
+
+TEST_F(AgentWarm, EachRunHasFreshRandomNumbers) {
+  std::set<std::string> seen;
+  for (int i = 0; i < 8; ++i) {
+    seen.insert(run_warm("import random; print(random.random())").out);
+  }
+  EXPECT_EQ(seen.size(), 8U);
+}
+
+TEST_F(AgentWarm, LeavesToAColdStartWhatASpareCannotBe) {
+  ASSERT_TRUE(eventually([&] { return is_warm_now(); }));
+  v1::Spawn spawn = python("import sys; print(sys.flags.optimize)", true);
+  spawn.mutable_steps(0)->add_environment("PYTHONOPTIMIZE=2");
+  EXPECT_EQ(run(client_, spawn).out, "2\n");
+  ASSERT_TRUE(eventually([&] { return is_warm_now(); }));
+  spawn = python("", true);
+  spawn.mutable_steps(0)->set_argv(1, "missing.py");
+  const Stream stream = run(client_, spawn);
+  EXPECT_NE(stream.err.find("can't open file"), std::string::npos) << stream.err;
+  EXPECT_EQ(stream.exited.code(), 2);
+}
+
+TEST_F(AgentWarm, FollowsTheRulesOfEveryRun) {
+  const std::string argument = unique_argument("1000.");
+  Stream stream = run_warm("import subprocess\nsubprocess.Popen(['sleep', '" + argument +
+                           "'], start_new_session=True)\nprint('here')");
+  EXPECT_EQ(stream.out, "here\n");
+  EXPECT_EQ(stream.exited.code(), 0);
+  EXPECT_FALSE(has_process_with_argument(argument));
+  ASSERT_TRUE(eventually([&] { return is_warm_now(); }));
+  v1::Spawn spawn = python("import time; time.sleep(1000)", true);
+  spawn.set_timeout_ms(200);
+  stream = run(client_, spawn);
+  EXPECT_EQ(stream.exited.limit(), "time");
+  EXPECT_EQ(stream.exited.signal(), SIGKILL);
+}
+
+TEST_F(AgentWarm, ComesBackAfterAProgramKilledIt) {
+  // The helper's and the parent's children are found by their command line.
+  const std::string kill =
+      "import os, glob, signal\n"
+      "for p in glob.glob('/proc/[0-9]*/cmdline'):\n"
+      "  pid = int(p.split('/')[2])\n"
+      "  try:\n"
+      "    if b'/proc/self/fd/4' in open(p, 'rb').read() and pid != os.getpid():\n"
+      "      stat = open('/proc/%d/stat' % pid).read()\n"
+      "      mine = open('/proc/%d/stat' % os.getppid()).read()\n"
+      "      agent = mine.rpartition(')')[2].split()[1]\n"
+      "      if stat.rpartition(')')[2].split()[1] in (agent,) and pid != os.getppid():\n"
+      "        os.kill(pid, signal.SIGKILL)\n"
+      "  except OSError: pass\n"
+      "print('killed')";
+  EXPECT_EQ(run_warm(kill).out, "killed\n");
+  EXPECT_TRUE(eventually([&] { return is_warm_now(); }));
+}
+
+}  // namespace
+}  // namespace runbus::agent_test
