@@ -1,0 +1,232 @@
+#include "services/session/cgroup.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <sstream>
+
+namespace runbus::session {
+namespace {
+
+constexpr std::uint64_t kCpuPeriod = 100000;  // microseconds
+
+Result<void> write_file(const std::string& path, const std::string& value) {
+  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!fd || ::write(fd.get(), value.data(), value.size()) != static_cast<ssize_t>(value.size())) {
+    return make_error(ErrorCode::kInternal, {},
+                      "writing " + value + " to " + path + ": " + std::strerror(errno));
+  }
+  return {};
+}
+
+bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
+
+// A bounded breath between looks at something the kernel gives no event for.
+void breathe() { ::poll(nullptr, 0, 1); }
+
+bool passed(Deadline deadline) { return std::chrono::steady_clock::now() >= deadline; }
+
+std::vector<pid_t> members(const std::string& folder) {
+  std::vector<pid_t> pids;
+  std::istringstream list(read_small_file(folder + "/cgroup.procs"));
+  for (pid_t pid = 0; list >> pid;) {
+    if (pid > 0) {
+      pids.push_back(pid);
+    }
+  }
+  return pids;
+}
+
+// The value after "`name` " in a file of such lines.
+std::uint64_t keyed_value(const std::string& path, const std::string& name) {
+  std::istringstream lines(read_small_file(path));
+  std::string key;
+  std::uint64_t value = 0;
+  while (lines >> key >> value) {
+    if (key == name) {
+      return value;
+    }
+  }
+  return 0;
+}
+
+std::string cpu_quota(double cpus) {
+  return std::to_string(std::max<std::uint64_t>(
+      1000, static_cast<std::uint64_t>(cpus * static_cast<double>(kCpuPeriod))));
+}
+
+using Settings = std::vector<std::pair<std::string, std::string>>;  // file name → value
+
+Settings settings_v1(const CgroupLimits& limits) {
+  Settings settings;
+  if (limits.memory > 0) {
+    settings.emplace_back("memory.limit_in_bytes", std::to_string(limits.memory));
+    settings.emplace_back("memory.memsw.limit_in_bytes", std::to_string(limits.memory));
+  }
+  if (limits.processes > 0) {
+    settings.emplace_back("pids.max", std::to_string(limits.processes));
+  }
+  if (limits.cpus > 0) {
+    settings.emplace_back("cpu.cfs_period_us", std::to_string(kCpuPeriod));
+    settings.emplace_back("cpu.cfs_quota_us", cpu_quota(limits.cpus));
+  }
+  return settings;
+}
+
+Settings settings_v2(const CgroupLimits& limits) {
+  Settings settings;
+  if (limits.memory > 0) {
+    settings.emplace_back("memory.max", std::to_string(limits.memory));
+    settings.emplace_back("memory.swap.max", "0");
+  }
+  if (limits.processes > 0) {
+    settings.emplace_back("pids.max", std::to_string(limits.processes));
+  }
+  if (limits.cpus > 0) {
+    settings.emplace_back("cpu.max", cpu_quota(limits.cpus) + " " + std::to_string(kCpuPeriod));
+  }
+  return settings;
+}
+
+// The files that a folder has decide: with each version 1 hierarchy only its own, and those of swap
+// accounting only where the kernel was built with it.
+Result<void> apply(const std::string& folder, const Settings& settings) {
+  for (const auto& [name, value] : settings) {
+    const std::string path = folder + "/" + name;
+    if (exists(path)) {
+      if (Result<void> written = write_file(path, value); !written) {
+        return written;
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Cgroup> CgroupRoom::create(const std::string& key, const CgroupLimits& limits) const {
+  Cgroup group;
+  group.version = bases.empty() ? 0 : version;
+  const Settings settings = version == 2 ? settings_v2(limits) : settings_v1(limits);
+  for (const auto& [controller, base] : bases) {
+    const std::string folder = base + "/" + key;
+    if (std::find(group.folders.begin(), group.folders.end(), folder) != group.folders.end()) {
+      continue;  // "cpu,cpuacct" and version 2 serve several controllers
+    }
+    Result<void> made;
+    if (::mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST) {
+      made = make_error(ErrorCode::kInternal, {}, "mkdir " + folder + ": " + std::strerror(errno));
+    } else {
+      group.folders.push_back(folder);
+      made = apply(folder, settings);
+    }
+    if (!made) {
+      // The first failure is the one to report.
+      (void)group.remove(std::chrono::steady_clock::now() + std::chrono::seconds(1));
+      return made.error();
+    }
+  }
+  return group;
+}
+
+Result<std::vector<UniqueFd>> Cgroup::join_files() const {
+  std::vector<UniqueFd> files;
+  for (const std::string& folder : folders) {
+    files.emplace_back(::open((folder + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
+    if (!files.back()) {
+      return make_error(ErrorCode::kInternal, {},
+                        "opening " + folder + "/cgroup.procs: " + std::strerror(errno));
+    }
+  }
+  return files;
+}
+
+Result<void> Cgroup::freeze(Deadline deadline) const {
+  for (const std::string& folder : folders) {
+    const bool v1 = version == 1 && exists(folder + "/freezer.state");
+    if (!v1 && version != 2) {
+      continue;
+    }
+    if (Result<void> written = v1 ? write_file(folder + "/freezer.state", "FROZEN")
+                                  : write_file(folder + "/cgroup.freeze", "1");
+        !written) {
+      return written;
+    }
+    const auto frozen = [&] {
+      return v1 ? read_small_file(folder + "/freezer.state").starts_with("FROZEN")
+                : keyed_value(folder + "/cgroup.events", "frozen") == 1;
+    };
+    while (!frozen()) {
+      if (passed(deadline)) {
+        return make_error(ErrorCode::kTimeout, "the sandbox did not freeze in time");
+      }
+      breathe();
+    }
+    return {};
+  }
+  return make_error(ErrorCode::kUnavailable, "this machine has no cgroup freezer to pause with");
+}
+
+Result<void> Cgroup::thaw() const {
+  for (const std::string& folder : folders) {
+    if (version == 2) {
+      return write_file(folder + "/cgroup.freeze", "0");
+    }
+    if (exists(folder + "/freezer.state")) {
+      return write_file(folder + "/freezer.state", "THAWED");
+    }
+  }
+  return make_error(ErrorCode::kUnavailable, "this machine has no cgroup freezer to pause with");
+}
+
+void Cgroup::kill() const {
+  if (folders.empty()) {
+    return;
+  }
+  if (version == 2 && write_file(folders[0] + "/cgroup.kill", "1")) {
+    return;
+  }
+  // Frozen first, so that a fork bomb cannot outrun the signals; frozen processes die when thawed.
+  // Where freezing fails the signals are still sent, and remove() sends them again.
+  (void)freeze(std::chrono::steady_clock::now() + std::chrono::milliseconds(500));
+  for (const std::string& folder : folders) {
+    for (const pid_t pid : members(folder)) {
+      ::kill(pid, SIGKILL);
+    }
+  }
+  (void)thaw();
+}
+
+std::uint64_t Cgroup::oom_kills() const {
+  for (const std::string& folder : folders) {
+    const std::string path = folder + (version == 2 ? "/memory.events" : "/memory.oom_control");
+    if (exists(path)) {
+      return keyed_value(path, "oom_kill");
+    }
+  }
+  return 0;
+}
+
+Result<void> Cgroup::remove(Deadline deadline) const {
+  for (const std::string& folder : folders) {
+    while (::rmdir(folder.c_str()) != 0 && errno != ENOENT) {
+      if (errno != EBUSY || passed(deadline)) {
+        return make_error(ErrorCode::kTimeout, "the sandbox's cgroup could not be removed",
+                          "rmdir " + folder + ": " + std::strerror(errno));
+      }
+      for (const pid_t pid : members(folder)) {
+        ::kill(pid, SIGKILL);
+      }
+      breathe();
+    }
+  }
+  return {};
+}
+
+}  // namespace runbus::session

@@ -1,0 +1,224 @@
+#include "services/session/engine_local.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "services/session/engine_uid.h"
+#include "services/session/rootfs.h"
+
+namespace runbus::session {
+namespace {
+
+constexpr std::chrono::seconds kDestroyBound{5};
+constexpr rlim_t kOpenFiles = 16384;
+
+Deadline in(std::chrono::milliseconds time) { return std::chrono::steady_clock::now() + time; }
+
+Error errno_error(const std::string& what) {
+  return make_error(ErrorCode::kInternal, {}, what + ": " + std::strerror(errno));
+}
+
+// The log folder as a mount of its own, detached: ".." of it leads nowhere, so not even a
+// taken-over agent reaches the host's folders through it. Needs root; else the folder itself.
+UniqueFd detached(int folder) {
+  UniqueFd tree(static_cast<int>(
+      ::syscall(SYS_open_tree, folder, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH)));
+  if (tree) {
+    // An O_PATH descriptor cannot be read; open the folder through it.
+    return UniqueFd(::openat(tree.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  }
+  return UniqueFd(::fcntl(folder, F_DUPFD_CLOEXEC, 3));
+}
+
+std::vector<std::string> agent_command(const SandboxSpec& spec, bool boundary) {
+  std::vector<std::string> command{boundary ? kAgentPath : spec.agent,
+                                   "--listen-fd",
+                                   "3",
+                                   "--log-dir-fd",
+                                   "4",
+                                   "--workspace",
+                                   boundary ? "/workspace" : spec.workspace};
+  command.insert(command.end(), spec.agent_args.begin(), spec.agent_args.end());
+  return command;
+}
+
+}  // namespace
+
+LocalEngine::LocalEngine(EngineOptions options)
+    : options_(std::move(options)), room_(CgroupRoom::detect()), as_root_(::geteuid() == 0) {}
+
+std::vector<int> LocalEngine::Start::descriptors() const {
+  return {-1, log.get(), log.get(), spec.listen_fd, log_dir.get()};
+}
+
+std::vector<int> LocalEngine::Start::join_descriptors() const {
+  std::vector<int> files;
+  for (const UniqueFd& file : join) {
+    files.push_back(file.get());
+  }
+  return files;
+}
+
+std::vector<std::pair<int, rlim_t>> LocalEngine::resource_limits(const Limits& limits) const {
+  rlimit files{};
+  ::getrlimit(RLIMIT_NOFILE, &files);
+  rlimit size{};
+  ::getrlimit(RLIMIT_FSIZE, &size);
+  return {{RLIMIT_CORE, 0},
+          {RLIMIT_NOFILE, std::min(files.rlim_max, kOpenFiles)},
+          {RLIMIT_FSIZE, std::min<rlim_t>(size.rlim_max, limits.disk)}};
+}
+
+Result<void> LocalEngine::prepare(Start& start) {
+  const SandboxSpec& spec = start.spec;
+  start.state.engine = name();
+  start.state.key = spec.key;
+  start.log.reset(::open((spec.state_dir + "/sandbox.log").c_str(),
+                         O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
+  start.workspace.reset(
+      ::open(spec.workspace.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+  if (!start.log || !start.workspace) {
+    return errno_error("opening the log or the workspace in " + spec.state_dir);
+  }
+  if (as_root_ && is_boundary()) {
+    start.uid = spec.uid;
+    if (start.uid == 0) {
+      // The range's first id is the oci engine's root in the sandbox, of no session.
+      const Result<std::uint32_t> claimed =
+          claim_uid(options_.first_uid + 1, options_.uid_count - 1, spec.key, spec.state_dir);
+      if (!claimed) {
+        return claimed.error();
+      }
+      start.uid = start.state.claimed_uid = *claimed;
+    }
+    for (const int folder : {start.workspace.get(), spec.log_dir_fd}) {
+      if (const Result<void> given = folder < 0 ? Result<void>() : hand_over(folder, start.uid);
+          !given) {
+        return given.error();
+      }
+    }
+  }
+  if (spec.log_dir_fd >= 0) {
+    start.log_dir = detached(spec.log_dir_fd);
+  }
+  // The group holds the agent and the engine's monitor besides the session's own processes.
+  const Result<Cgroup> group =
+      room_.create(spec.key, {spec.limits.memory, spec.limits.processes + 2, spec.limits.cpus});
+  if (!group) {
+    return group.error();
+  }
+  start.state.cgroup = *group;
+  Result<std::vector<UniqueFd>> join = group->join_files();
+  if (!join) {
+    return join.error();
+  }
+  start.join = std::move(*join);
+  return {};
+}
+
+Result<Sandbox> LocalEngine::create_with(const SandboxSpec& spec,
+                                         std::vector<std::string> command) {
+  if (alive(spec.state_dir)) {
+    return make_error(ErrorCode::kConflict, "the session has a running sandbox already");
+  }
+  if (Result<void> cleared = destroy(spec.state_dir); !cleared) {
+    return cleared.error();
+  }
+  Start begun{.spec = spec,
+              .command = std::move(command),
+              .workspace = {},
+              .log_dir = {},
+              .log = {},
+              .join = {},
+              .state = {}};
+  Result<void> done = prepare(begun);
+  // Recorded before anything runs: whatever happens to this process, destroy() finds the rest.
+  const Result<void> recorded = begun.record();
+  if (done && !recorded) {
+    done = recorded;
+  }
+  if (done) {
+    done = start(begun);
+  }
+  if (done && begun.state.first.start_time == 0) {
+    done = make_error(ErrorCode::kInternal, {}, "the sandbox's first process ended at once");
+  }
+  if (done) {
+    done = begun.record();
+  }
+  if (!done) {
+    if (const Result<void> undone = destroy(spec.state_dir); !undone) {
+      Error error = done.error();
+      error.internal += "; undoing it: " + to_string(undone.error());
+      return error;
+    }
+    return done.error();
+  }
+  return Sandbox{spec.key, spec.state_dir, begun.state.first.pid};
+}
+
+Result<Sandbox> LocalEngine::create(const SandboxSpec& spec) {
+  return create_with(spec, agent_command(spec, is_boundary()));
+}
+
+Result<void> LocalEngine::destroy(const std::string& state_dir) {
+  const Result<EngineState> loaded = EngineState::load(state_dir);
+  if (!loaded) {
+    EngineState::remove(state_dir);
+    return {};
+  }
+  const EngineState& state = *loaded;
+  const Deadline deadline = in(kDestroyBound);
+  // A worker that died between bwrap's start and its second record knows only the monitor.
+  std::vector<ProcessId> processes{state.first, state.monitor};
+  for (const pid_t pid : state.monitor.children()) {
+    processes.push_back(ProcessId::of(pid));
+  }
+  state.cgroup.kill();
+  for (const ProcessId& process : processes) {
+    process.signal(SIGKILL);
+  }
+  for (const ProcessId& process : processes) {
+    if (!process.wait(deadline)) {
+      return make_error(ErrorCode::kTimeout, "the sandbox did not end in time",
+                        "pid " + std::to_string(process.pid) + " of " + state.key);
+    }
+  }
+  clean_up(state);
+  if (Result<void> removed = state.cgroup.remove(deadline); !removed) {
+    return removed;
+  }
+  release_uid(state.claimed_uid, state_dir);
+  EngineState::remove(state_dir);
+  return {};
+}
+
+bool LocalEngine::alive(const std::string& state_dir) {
+  const Result<EngineState> state = EngineState::load(state_dir);
+  return state && state->first.alive();
+}
+
+Result<void> LocalEngine::pause(const std::string& state_dir) {
+  const Result<EngineState> state = EngineState::load(state_dir);
+  return state ? state->cgroup.freeze(in(std::chrono::seconds(2))) : Result<void>(state.error());
+}
+
+Result<void> LocalEngine::resume(const std::string& state_dir) {
+  const Result<EngineState> state = EngineState::load(state_dir);
+  return state ? state->cgroup.thaw() : Result<void>(state.error());
+}
+
+std::uint64_t LocalEngine::oom_kills(const std::string& state_dir) {
+  const Result<EngineState> state = EngineState::load(state_dir);
+  return state ? state->cgroup.oom_kills() : 0;
+}
+
+}  // namespace runbus::session

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <string>
+
+#include "services/session/engine_local.h"
+
+namespace runbus::session {
+
+// Sandboxes by an OCI runtime (crun, or runc by setting), from a bundle made here. As root: a user
+// namespace in which the sandbox's user 1000 is the session's own host uid and its root an id that
+// owns nothing; a network namespace with loopback up, made before the runtime runs. As an ordinary
+// user the runtime maps that user. Cgroups are ours (crun makes none), so that limits, pausing and
+// killing are the same as with the other engines on every version of cgroups.
+class OciEngine : public LocalEngine {
+ public:
+  explicit OciEngine(EngineOptions options);
+  std::string name() const override { return "oci"; }
+
+ protected:
+  Result<void> start(Start& start) override;
+  std::string missing() override;
+  std::string explain(const std::string& log) const override;
+  void clean_up(const EngineState& state) override;
+
+ private:
+  std::vector<std::string> runtime_command(const std::string& program,
+                                           const std::string& root) const;
+  Result<std::string> make_bundle(const Start& start, Launch& launch) const;
+
+  std::string program_;
+  bool crun_ = false;
+};
+
+}  // namespace runbus::session

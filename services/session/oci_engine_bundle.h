@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "services/session/engine.h"
+#include "services/session/launch.h"
+#include "services/session/rootfs.h"
+
+// The config.json of an OCI bundle (runtime-spec 1.0.2) for one sandbox.
+namespace runbus::session {
+
+struct Bundle {
+  std::vector<std::string> command;
+  std::string rootfs;           // folder of empty mount points
+  std::string workspace;        // host path
+  std::string agent;            // host path
+  std::string generated;        // folder that holds the generated files by number
+  std::uint32_t host_uid = 0;   // of the sandbox's user
+  std::uint32_t host_root = 0;  // of the sandbox's root; as an ordinary user there is none
+  bool as_root = false;
+  bool new_network = false;  // in the runtime's hands (not made before it)
+  std::string cgroup;        // cgroupsPath; empty: none
+  Limits limits;
+  std::vector<std::pair<int, rlim_t>> resource_limits;
+  Rootfs view;
+};
+
+std::string bundle_config(const Bundle& bundle);
+
+// The steps that make the folder `rootfs` with the mount points and links of `view`, and
+// `generated` with its generated files.
+std::vector<MountStep> mount_points(const Rootfs& view, const std::string& rootfs,
+                                    const std::string& generated);
+
+}  // namespace runbus::session

@@ -1,0 +1,245 @@
+#include "services/session/sandbox_keeper.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <memory>
+
+#include "proto/support/log.h"
+#include "services/session/unix_path.h"
+
+namespace runbus::session {
+namespace {
+
+std::uint64_t now_ms() {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                        std::chrono::system_clock::now().time_since_epoch())
+                                        .count());
+}
+
+}  // namespace
+
+Result<void> SandboxKeeper::erase(const std::string& key, const SandboxLock& lock) {
+  if (store_.exists(key)) {
+    if (auto destroyed = engine_.destroy(store_.dir(key)); !destroyed) {
+      return destroyed;
+    }
+    if (auto removed = store_.remove(key); !removed) {
+      return removed;
+    }
+  }
+  lock.forget();
+  return {};
+}
+
+Result<SandboxKeeper::Opened> SandboxKeeper::open(const std::string& session_id,
+                                                  const std::optional<SessionOptions>& create_with,
+                                                  std::uint64_t unreachable_ms) {
+  const std::string key = sandbox_key(session_id);
+  if (!create_with && !store_.exists(key)) {
+    return make_error(ErrorCode::kNotFound, "the session has no sandbox");
+  }
+  auto lock = store_.lock(key);
+  if (!lock) {
+    return lock.error();
+  }
+  Opened opened;
+  if (store_.exists(key)) {
+    const std::optional<SandboxRecord> record = store_.load(key);
+    if (record && record->engine != engine_.name()) {
+      return make_error(ErrorCode::kUnavailable, "the session's sandbox is of another engine",
+                        "made by " + record->engine);
+    }
+    if (record && record->created_ms != unreachable_ms && engine_.alive(record->dir)) {
+      opened.record = *record;
+      return opened;
+    }
+    opened.replaced_ms = record ? record->created_ms : 0;
+    if (!create_with) {
+      if (auto erased = erase(key, *lock); !erased) {
+        return erased.error();
+      }
+      Error gone = make_error(ErrorCode::kNotFound, "the session's sandbox has ended");
+      return gone;
+    }
+    if (auto destroyed = engine_.destroy(store_.dir(key)); !destroyed) {
+      return destroyed.error();
+    }
+    if (auto removed = store_.remove(key); !removed) {
+      return removed.error();
+    }
+  }
+  auto record = create(session_id, *create_with);
+  if (!record) {
+    if (auto erased = erase(key, *lock); !erased) {
+      spdlog::warn("undoing a sandbox: {}", to_string(erased.error()));
+    }
+    return record.error();
+  }
+  opened.record = std::move(*record);
+  opened.created = true;
+  return opened;
+}
+
+Result<SandboxRecord> SandboxKeeper::create(const std::string& session_id,
+                                            const SessionOptions& options) {
+  if (store_.keys().size() >= options_.max_sessions) {
+    Error error = make_error(ErrorCode::kQuota, "this node has as many sessions as it may have (" +
+                                                    std::to_string(options_.max_sessions) + ")");
+    error.limit = "sessions";
+    return error;
+  }
+  SandboxRecord record;
+  record.session_id = session_id;
+  record.key = sandbox_key(session_id);
+  record.dir = store_.dir(record.key);
+  record.engine = engine_.name();
+  record.created_ms = now_ms();
+  record.network = options.network;
+  record.limits = options.limits;
+  record.environment = options.environment;
+  if (auto made = store_.make_directories(record); !made) {
+    return made.error();
+  }
+  store_.touch(record.key);
+  if (auto saved = store_.save(record); !saved) {
+    return saved.error();
+  }
+  auto listener = listen_unix(record.dir + "/agent.sock");
+  if (!listener) {
+    return listener.error();
+  }
+  const UniqueFd log_dir(::open((record.dir + "/log").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!log_dir) {
+    return make_error(ErrorCode::kUnavailable, {},
+                      std::string("open log: ") + std::strerror(errno));
+  }
+  SandboxSpec spec;
+  spec.session_id = session_id;
+  spec.key = record.key;
+  spec.state_dir = record.dir;
+  spec.workspace = record.dir + "/workspace";
+  spec.agent = options_.agent;
+  spec.listen_fd = listener->get();
+  spec.log_dir_fd = log_dir.get();
+  spec.network = options.network;
+  spec.limits = options.limits;
+  auto sandbox = engine_.create(spec);
+  if (!sandbox) {
+    Error error = sandbox.error();
+    error.code = ErrorCode::kUnavailable;
+    if (error.detail.empty()) {
+      error.detail = "this node cannot make a sandbox now";
+    }
+    return error;
+  }
+  return record;
+}
+
+Result<bool> SandboxKeeper::close(const std::string& session_id) {
+  return close_unused(session_id, UINT64_MAX);
+}
+
+Result<bool> SandboxKeeper::close_unused(const std::string& session_id,
+                                         std::uint64_t unused_since_ms) {
+  const std::string key = sandbox_key(session_id);
+  if (!store_.exists(key)) {
+    return false;
+  }
+  auto lock = store_.lock(key);
+  if (!lock) {
+    return lock.error();
+  }
+  if (store_.last_used_ms(key) > unused_since_ms) {
+    return false;
+  }
+  const bool existed = store_.exists(key);
+  if (auto erased = erase(key, *lock); !erased) {
+    return erased.error();
+  }
+  return existed;
+}
+
+std::vector<SandboxRecord> SandboxKeeper::list() {
+  std::vector<SandboxRecord> records;
+  for (const std::string& key : store_.keys()) {
+    auto record = store_.load(key);
+    if (record && engine_.alive(record->dir)) {
+      records.push_back(std::move(*record));
+    }
+  }
+  return records;
+}
+
+std::vector<std::string> SandboxKeeper::sweep() {
+  std::vector<std::string> ended;
+  for (const std::string& key : store_.keys()) {
+    if (engine_.alive(store_.dir(key))) {
+      continue;
+    }
+    const auto lock = store_.try_lock(key);
+    if (!lock || engine_.alive(store_.dir(key))) {
+      continue;
+    }
+    const auto record = store_.load(key);
+    if (record && record->engine != engine_.name()) {
+      continue;
+    }
+    if (auto erased = erase(key, *lock); !erased) {
+      spdlog::warn("removing a dead sandbox: {}", to_string(erased.error()));
+    } else if (record) {
+      ended.push_back(record->session_id);
+    }
+  }
+  return ended;
+}
+
+Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir) {
+  const SandboxStore store(state_dir);
+  std::map<std::string, std::unique_ptr<Engine>> engines;
+  std::optional<Error> first;
+  std::size_t count = 0;
+  const auto destroy = [&](const std::string& key) -> Result<void> {
+    auto lock = store.lock(key);
+    if (!lock) {
+      return lock.error();
+    }
+    // Without a record nothing was started yet.
+    if (const auto record = store.load(key)) {
+      std::unique_ptr<Engine>& engine = engines[record->engine];
+      if (!engine) {
+        EngineOptions options;
+        options.engine = record->engine;
+        options.insecure = true;  // to end one that was made so
+        auto made = make_engine(options);
+        if (!made) {
+          return made.error();
+        }
+        engine = std::move(*made);
+      }
+      if (auto destroyed = engine->destroy(record->dir); !destroyed) {
+        return destroyed;
+      }
+    }
+    auto removed = store.remove(key);
+    if (removed) {
+      lock->forget();
+      ++count;
+    }
+    return removed;
+  };
+  for (const std::string& key : store.keys()) {
+    if (auto done = destroy(key); !done && !first) {
+      first = done.error();
+    }
+  }
+  if (first) {
+    return *first;
+  }
+  return count;
+}
+
+}  // namespace runbus::session

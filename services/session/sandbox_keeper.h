@@ -1,0 +1,72 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "services/session/engine.h"
+#include "services/session/sandbox_store.h"
+
+namespace runbus::session {
+
+// What a new sandbox shall be. Ignored when the session has one already.
+struct SessionOptions {
+  bool network = false;
+  Limits limits;
+  std::map<std::string, std::string> environment;
+};
+
+struct KeeperOptions {
+  std::string state_dir;
+  std::string agent;  // path of runbus-agent
+  std::uint32_t max_sessions = 256;
+};
+
+// Makes, finds and removes the sandboxes of a node's state directory. Workers that share the
+// directory keep out of each other's way by a lock per sandbox. All functions block, for seconds at
+// worst; any thread, several at once.
+class SandboxKeeper {
+ public:
+  // `engine` must allow calls from several threads for different sandboxes, as the local engines
+  // do.
+  SandboxKeeper(Engine& engine, KeeperOptions options)
+      : engine_(engine), options_(std::move(options)), store_(options_.state_dir) {}
+
+  const SandboxStore& store() const { return store_; }
+
+  struct Opened {
+    SandboxRecord record;
+    bool created = false;
+    std::uint64_t replaced_ms = 0;  // created_ms of a sandbox that was found dead and removed, or 0
+  };
+  // The session's living sandbox; a dead one is removed. Without one: a new one of `create`, or
+  // kNotFound. `unreachable_ms`: the sandbox of this created_ms is known to have lost its agent; it
+  // is as good as dead.
+  Result<Opened> open(const std::string& session_id, const std::optional<SessionOptions>& create,
+                      std::uint64_t unreachable_ms);
+
+  // Ends a session's sandbox and removes all there is of it. True when there was one.
+  Result<bool> close(const std::string& session_id);
+  // The same unless the session was used after `unused_since_ms`.
+  Result<bool> close_unused(const std::string& session_id, std::uint64_t unused_since_ms);
+
+  // Sandboxes that are alive.
+  std::vector<SandboxRecord> list();
+  // Removes dead sandboxes; those that others are busy with are left. Returns the ids of their
+  // sessions.
+  std::vector<std::string> sweep();
+
+ private:
+  Result<SandboxRecord> create(const std::string& session_id, const SessionOptions& options);
+  Result<void> erase(const std::string& key, const SandboxLock& lock);
+
+  Engine& engine_;
+  KeeperOptions options_;
+  SandboxStore store_;
+};
+
+// Destroys every sandbox of a state directory, each by the engine that made it; for `runbus up`.
+// Returns how many there were; the first error is reported after all were tried.
+Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir);
+
+}  // namespace runbus::session

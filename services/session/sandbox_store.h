@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "proto/support/error.h"
+#include "proto/support/unique_fd.h"
+#include "services/session/engine.h"
+
+// What a node's state directory says about its sandboxes. Several workers of the node share it:
+//   sandboxes/<key>/   meta.json, agent.sock, log/, workspace/, used, and what the engine keeps
+//   locks/<key>        flock(2) held while a sandbox is made, looked at or removed
+// Everything is 0700 and its owner's alone, save that the engine gives log/ and workspace/ to the
+// sandbox's uid. All functions block for file operations: for a thread of the pool. No state of its
+// own but the path.
+namespace runbus::session {
+
+// A sandbox as it was asked for; what a later worker needs to take it over.
+struct SandboxRecord {
+  std::string session_id;
+  std::string key;
+  std::string dir;
+  std::string engine;
+  std::uint64_t created_ms = 0;  // since 1970 UTC
+  bool network = false;
+  Limits limits;
+  std::map<std::string, std::string> environment;  // of every run
+};
+
+// The name of a session in file names: clients choose session ids, so they are hashed.
+std::string sandbox_key(const std::string& session_id);
+
+// Held until destroyed. The file goes with the sandbox, so a lock is only good when the file is
+// still there.
+class SandboxLock {
+ public:
+  SandboxLock(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  // Removes the file; those who wait for it make a new one.
+  void forget() const;
+
+ private:
+  UniqueFd fd_;
+  std::string path_;
+};
+
+class SandboxStore {
+ public:
+  explicit SandboxStore(std::string state_dir) : root_(std::move(state_dir)) {}
+
+  // Makes the directories.
+  Result<void> prepare() const;
+
+  std::string dir(const std::string& key) const { return root_ + "/sandboxes/" + key; }
+  std::vector<std::string> keys() const;
+  bool exists(const std::string& key) const;
+
+  Result<SandboxLock> lock(const std::string& key) const;
+  // Nothing when another holds it.
+  std::optional<SandboxLock> try_lock(const std::string& key) const;
+
+  std::optional<SandboxRecord> load(const std::string& key) const;
+  Result<void> save(const SandboxRecord& record) const;
+
+  Result<void> make_directories(const SandboxRecord& record) const;
+  // Removes the directories. The lock is held and the engine has destroyed the sandbox.
+  Result<void> remove(const std::string& key) const;
+
+  // Notes that the session is in use now (milliseconds since 1970). Quick enough for the loop.
+  void touch(const std::string& key) const;
+  std::uint64_t last_used_ms(const std::string& key) const;
+
+ private:
+  std::optional<SandboxLock> lock_with(const std::string& key, int operation) const;
+
+  std::string root_;
+};
+
+}  // namespace runbus::session

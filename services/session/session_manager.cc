@@ -1,0 +1,400 @@
+#include "services/session/session_manager.h"
+
+#include <boost/asio/post.hpp>
+#include <filesystem>
+#include <utility>
+
+#include "proto/support/id.h"
+#include "proto/support/log.h"
+
+namespace runbus::session {
+namespace {
+
+namespace asio = boost::asio;
+
+// Engine calls wait for the kernel and for small programs, not for the processor.
+constexpr std::size_t kPoolThreads = 4;
+// How long a session that is closed gets to end by itself before the engine ends it.
+constexpr std::chrono::seconds kShutdownTime{2};
+
+}  // namespace
+
+std::string Session::workspace() const {
+  // Without a boundary programs see the host's own path.
+  return record_.engine == "process" ? record_.dir + "/workspace" : "/workspace";
+}
+
+std::shared_ptr<AgentClient> Session::connect(std::function<void(Result<void>)> ready) const {
+  return AgentClient::connect(executor_, record_.dir + "/agent.sock", std::move(ready));
+}
+
+SessionManager::SessionManager(asio::io_context& io, Engine& engine, ManagerOptions options)
+    : io_(io),
+      engine_(engine),
+      options_(std::move(options)),
+      keeper_(engine, options_.keeper),
+      sweep_timer_(io),
+      pool_(kPoolThreads) {}
+
+SessionManager::~SessionManager() {
+  alive_.reset();
+  pool_.join();
+  for (auto& [id, slot] : slots_) {
+    if (slot.session && slot.session->agent_) {
+      slot.session->agent_->close();
+    }
+  }
+}
+
+template <class Work, class Then>
+void SessionManager::on_pool(Work work, Then then) {
+  asio::post(pool_, [this, alive = std::weak_ptr(alive_), guard = asio::make_work_guard(io_),
+                     work = std::move(work), then = std::move(then)]() mutable {
+    auto result = work();
+    // Whether the manager lives is asked on its own thread.
+    asio::post(io_, [alive = std::move(alive), then = std::move(then),
+                     result = std::move(result)]() mutable {
+      if (alive.lock()) {
+        then(std::move(result));
+      }
+    });
+  });
+}
+
+Result<void> SessionManager::prepare() {
+  const std::filesystem::path path(options_.keeper.state_dir);
+  std::error_code failure;
+  if (path.has_parent_path()) {
+    std::filesystem::create_directories(path.parent_path(), failure);
+  }
+  if (failure) {
+    return make_error(ErrorCode::kUnavailable, {}, path.string() + ": " + failure.message());
+  }
+  return keeper_.store().prepare();
+}
+
+void SessionManager::adopt() { sweep(); }
+
+void SessionManager::find_or_create(const std::string& session_id, SessionOptions options,
+                                    Callback callback) {
+  want(session_id, Waiter{std::move(options), std::move(callback)}, true);
+}
+
+void SessionManager::find(const std::string& session_id, Callback callback, bool use) {
+  want(session_id, Waiter{std::nullopt, std::move(callback)}, use);
+}
+
+void SessionManager::want(const std::string& session_id, Waiter waiter, bool use) {
+  if (!is_valid_id(session_id)) {
+    asio::post(io_, [alive = std::weak_ptr(alive_), callback = std::move(waiter.callback)] {
+      if (!alive.expired()) {
+        callback(make_error(ErrorCode::kValidation, "session_id: not a valid id"));
+      }
+    });
+    return;
+  }
+  if (use) {
+    releases_.erase(session_id);
+  }
+  const auto [entry, fresh] = slots_.try_emplace(session_id);
+  Slot& slot = entry->second;
+  slot.used = std::chrono::steady_clock::now();
+  if (slot.state == Slot::State::kOpen && slot.session->agent_ &&
+      slot.session->agent_->connected()) {
+    if (use) {
+      keeper_.store().touch(slot.session->record_.key);
+    }
+    asio::post(io_, [alive = std::weak_ptr(alive_), callback = std::move(waiter.callback),
+                     session = slot.session] {
+      if (!alive.expired()) {
+        callback(session);
+      }
+    });
+    return;
+  }
+  slot.waiters.push_back(std::move(waiter));
+  if (fresh || slot.state == Slot::State::kOpen) {
+    open(session_id, 0);
+  }
+}
+
+void SessionManager::open(const std::string& session_id, std::uint64_t unreachable_ms) {
+  Slot& slot = slots_[session_id];
+  slot.state = Slot::State::kOpening;
+  std::optional<SessionOptions> create;
+  for (const Waiter& waiter : slot.waiters) {
+    if (waiter.create) {
+      create = waiter.create;
+      break;
+    }
+  }
+  on_pool([this, session_id, create = std::move(create),
+           unreachable_ms] { return keeper_.open(session_id, create, unreachable_ms); },
+          [this, session_id](Result<SandboxKeeper::Opened> result) {
+            opened(session_id, std::move(result));
+          });
+}
+
+void SessionManager::opened(const std::string& session_id, Result<SandboxKeeper::Opened> result) {
+  if (!result) {
+    failed(session_id, result.error());
+    return;
+  }
+  connect(session_id, result->record, result->created);
+}
+
+void SessionManager::connect(const std::string& session_id, const SandboxRecord& record,
+                             bool created) {
+  auto session = std::make_shared<Session>(io_.get_executor(), record);
+  session->agent_ = session->connect(
+      [this, alive = std::weak_ptr(alive_), session_id, session, created](Result<void> result) {
+        if (alive.lock()) {
+          connected(session_id, session, created, result);
+        }
+      });
+}
+
+void SessionManager::connected(const std::string& session_id, const SessionPtr& session,
+                               bool created, const Result<void>& result) {
+  Slot& slot = slots_[session_id];
+  if (!result) {
+    // Nobody listens any more: the agent has ended, whatever its processes look like.
+    if (result.error().code == ErrorCode::kUnavailable && !slot.retried) {
+      slot.retried = true;
+      open(session_id, session->record_.created_ms);
+      return;
+    }
+    failed(session_id, make_error(ErrorCode::kUnavailable, "the session's agent does not answer",
+                                  to_string(result.error())));
+    return;
+  }
+  slot.retried = false;
+  session->agent_->on_closed(
+      [this, alive = std::weak_ptr(alive_), session_id, session = session.get()] {
+        if (alive.lock()) {
+          lost(session_id, session);
+        }
+      });
+  configure(*session);
+  if (created && options_.on_opened) {
+    options_.on_opened(session_id);
+  }
+  ready(session_id, session);
+}
+
+void SessionManager::configure(const Session& session) {
+  agent_v1::AgentRequest request;
+  auto* configure = request.mutable_configure();
+  configure->set_destroy_after_ms(static_cast<std::uint64_t>(options_.destroy_after.count()));
+  configure->set_result_ttl_ms(static_cast<std::uint64_t>(options_.result_ttl.count()));
+  if (options_.warm) {
+    for (agent_v1::Warm& warm : options_.warm()) {
+      *configure->add_warm() = std::move(warm);
+    }
+  }
+  session.agent_->request(std::move(request), {}, [](Result<agent_v1::AgentReply> reply) {
+    if (!reply && reply.error().code != ErrorCode::kConnection) {
+      spdlog::warn("configuring an agent: {}", to_string(reply.error()));
+    }
+  });
+}
+
+void SessionManager::ready(const std::string& session_id, const SessionPtr& session) {
+  Slot& slot = slots_[session_id];
+  slot.state = Slot::State::kOpen;
+  slot.session = session;
+  slot.used = std::chrono::steady_clock::now();
+  keeper_.store().touch(session->record_.key);
+  auto waiters = std::exchange(slot.waiters, {});
+  const bool close = !slot.closers.empty();
+  for (Waiter& waiter : waiters) {
+    waiter.callback(session);
+  }
+  if (close) {
+    begin_close(session_id, slots_[session_id]);
+  }
+}
+
+void SessionManager::failed(const std::string& session_id, const Error& error) {
+  spdlog::log(error.code == ErrorCode::kNotFound ? spdlog::level::debug : spdlog::level::warn,
+              "session {}: {}", printable(session_id), to_string(error));
+  Slot& slot = slots_[session_id];
+  auto waiters = std::exchange(slot.waiters, {});
+  std::vector<Waiter> later;
+  std::vector<Callback> told;
+  for (Waiter& waiter : waiters) {
+    // One that came while others only looked for the session still wants it made.
+    if (error.code == ErrorCode::kNotFound && waiter.create) {
+      later.push_back(std::move(waiter));
+    } else {
+      told.push_back(std::move(waiter.callback));
+    }
+  }
+  slot.waiters = std::move(later);
+  if (!slot.closers.empty()) {
+    begin_close(session_id, slot);
+  } else if (!slot.waiters.empty()) {
+    slot.retried = false;
+    open(session_id, 0);
+  } else {
+    slots_.erase(session_id);
+  }
+  for (const Callback& callback : told) {
+    callback(error);
+  }
+}
+
+void SessionManager::lost(const std::string& session_id, const Session* session) {
+  const auto found = slots_.find(session_id);
+  if (found == slots_.end() || found->second.session.get() != session) {
+    return;
+  }
+  Slot& slot = found->second;
+  if (slot.state == Slot::State::kClosing) {
+    remove(session_id);
+    return;
+  }
+  if (slot.state != Slot::State::kOpen) {
+    return;
+  }
+  // A dead sandbox goes at once, not with the next sweep; a living one is connected again when it
+  // is wanted.
+  on_pool([this] { return keeper_.sweep(); },
+          [this](const std::vector<std::string>& ended) {
+            for (const std::string& id : ended) {
+              if (options_.on_closed) {
+                options_.on_closed(id);
+              }
+            }
+          });
+  slots_.erase(found);
+}
+
+void SessionManager::close(const std::string& session_id,
+                           std::function<void(Result<void>)> callback) {
+  releases_.erase(session_id);
+  const auto [entry, fresh] = slots_.try_emplace(session_id);
+  Slot& slot = entry->second;
+  slot.closers.push_back(std::move(callback));
+  if (fresh) {
+    slot.state = Slot::State::kClosing;
+    remove(session_id);
+  } else if (slot.state == Slot::State::kOpen) {
+    begin_close(session_id, slot);
+  }
+}
+
+void SessionManager::begin_close(const std::string& session_id, Slot& slot) {
+  slot.state = Slot::State::kClosing;
+  if (!slot.session || !slot.session->agent_ || !slot.session->agent_->connected()) {
+    remove(session_id);
+    return;
+  }
+  agent_v1::AgentRequest request;
+  request.mutable_shutdown();
+  slot.session->agent_->request(std::move(request), {}, nullptr);
+  // The agent ends by breaking the connection (lost), or we break it.
+  auto timer = std::make_shared<asio::steady_timer>(io_, kShutdownTime);
+  timer->async_wait(
+      [timer, agent = std::weak_ptr(slot.session->agent_)](const boost::system::error_code&) {
+        if (const auto client = agent.lock()) {
+          client->close();
+        }
+      });
+}
+
+void SessionManager::remove(const std::string& session_id) {
+  on_pool([this, session_id] { return keeper_.close(session_id); },
+          [this, session_id](const Result<bool>& result) { removed(session_id, result); });
+}
+
+void SessionManager::removed(const std::string& session_id, const Result<bool>& result) {
+  if (result && *result && options_.on_closed) {
+    options_.on_closed(session_id);
+  }
+  Slot& slot = slots_[session_id];
+  slot.session = nullptr;
+  slot.retried = false;
+  auto closers = std::exchange(slot.closers, {});
+  if (slot.waiters.empty()) {
+    slots_.erase(session_id);
+  } else {
+    open(session_id, 0);
+  }
+  if (!result) {
+    spdlog::error("closing session {}: {}", printable(session_id), to_string(result.error()));
+  }
+  for (const auto& closer : closers) {
+    closer(result ? Result<void>() : Result<void>(result.error()));
+  }
+}
+
+void SessionManager::release(const std::string& session_id, std::chrono::milliseconds linger) {
+  const auto since =
+      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                     std::chrono::system_clock::now().time_since_epoch())
+                                     .count());
+  auto& timer = releases_[session_id];
+  timer = std::make_unique<asio::steady_timer>(io_, linger);
+  timer->async_wait([this, alive = std::weak_ptr(alive_), session_id,
+                     since](const boost::system::error_code& error) {
+    if (error || !alive.lock()) {
+      return;
+    }
+    releases_.erase(session_id);
+    // Another worker of the node may have used it meanwhile; the sandbox's own mark tells.
+    const std::string key = sandbox_key(session_id);
+    on_pool([this, key] { return keeper_.store().last_used_ms(key); },
+            [this, session_id, since](std::uint64_t used) {
+              if (used <= since) {
+                close(session_id, [](const Result<void>&) {});
+              }
+            });
+  });
+}
+
+void SessionManager::list(std::function<void(std::vector<SandboxRecord>)> callback) {
+  on_pool([this] { return keeper_.list(); }, std::move(callback));
+}
+
+void SessionManager::oom_kills(const SessionPtr& session,
+                               std::function<void(std::uint64_t)> callback) {
+  on_pool([this, dir = session->record().dir] { return engine_.oom_kills(dir); },
+          std::move(callback));
+}
+
+void SessionManager::sweep() {
+  disconnect_idle();
+  on_pool([this] { return keeper_.sweep(); },
+          [this](const std::vector<std::string>& ended) {
+            for (const std::string& id : ended) {
+              if (options_.on_closed) {
+                options_.on_closed(id);
+              }
+            }
+            sweep_timer_.expires_after(options_.sweep_interval);
+            sweep_timer_.async_wait(
+                [this, alive = std::weak_ptr(alive_)](const boost::system::error_code& error) {
+                  if (!error && alive.lock()) {
+                    sweep();
+                  }
+                });
+          });
+}
+
+void SessionManager::disconnect_idle() {
+  const auto before = std::chrono::steady_clock::now() - options_.idle_disconnect;
+  std::vector<std::shared_ptr<AgentClient>> idle;
+  for (const auto& [id, slot] : slots_) {
+    // One reference is the slot's own.
+    if (slot.state == Slot::State::kOpen && slot.used < before && slot.session.use_count() == 1 &&
+        slot.session->agent_) {
+      idle.push_back(slot.session->agent_);
+    }
+  }
+  for (const auto& agent : idle) {
+    agent->close();
+  }
+}
+
+}  // namespace runbus::session

@@ -1,0 +1,147 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "services/session/agent_client.h"
+#include "services/session/engine.h"
+#include "services/session/sandbox_keeper.h"
+
+namespace runbus::session {
+
+// A session whose sandbox lives on this node, with this worker's connection to its agent. Whoever
+// works in the session holds the shared_ptr: a session that nobody holds is disconnected after a
+// while, so that its agent may end an idle sandbox. Loop thread.
+class Session {
+ public:
+  Session(boost::asio::any_io_executor executor, SandboxRecord record)
+      : executor_(std::move(executor)), record_(std::move(record)) {}
+
+  const std::string& id() const { return record_.session_id; }
+  const SandboxRecord& record() const { return record_; }
+  // Where programs see the workspace.
+  std::string workspace() const;
+  // The shared connection; may break at any time (requests are then answered with kConnection).
+  AgentClient& agent() const { return *agent_; }
+  std::shared_ptr<AgentClient> shared_agent() const { return agent_; }
+  // A connection of the caller's own: an execution has one attachment per connection.
+  std::shared_ptr<AgentClient> connect(std::function<void(Result<void>)> ready) const;
+
+ private:
+  friend class SessionManager;
+  boost::asio::any_io_executor executor_;
+  SandboxRecord record_;
+  std::shared_ptr<AgentClient> agent_;
+};
+
+using SessionPtr = std::shared_ptr<Session>;
+
+struct ManagerOptions {
+  KeeperOptions keeper;
+  std::chrono::milliseconds destroy_after{600'000};  // of a sandbox that nobody uses
+  std::chrono::milliseconds result_ttl{300'000};     // of an ended execution's output
+  std::chrono::milliseconds idle_disconnect{60'000};
+  std::chrono::milliseconds sweep_interval{30'000};
+  // Interpreters that agents keep warm; asked when an agent is connected.
+  std::function<std::vector<agent_v1::Warm>()> warm;
+  // Told once per sandbox that this worker made or removed.
+  std::function<void(const std::string& session_id)> on_opened;
+  std::function<void(const std::string& session_id)> on_closed;
+};
+
+// The sandboxes of this node as one worker process uses them (DESIGN.md "Sessions and sandboxes").
+// Other workers share them through the state directory. All functions and callbacks on the
+// io_context's one thread; callbacks are called exactly once, never from inside the function, and
+// not after the manager is gone. What blocks runs on a small pool.
+class SessionManager {
+ public:
+  using Callback = std::function<void(Result<SessionPtr>)>;
+
+  // `engine` must outlive the manager.
+  SessionManager(boost::asio::io_context& io, Engine& engine, ManagerOptions options);
+  ~SessionManager();
+  SessionManager(const SessionManager&) = delete;
+  SessionManager& operator=(const SessionManager&) = delete;
+
+  // Expires with the manager: for whoever may outlive it.
+  std::weak_ptr<void> alive() const { return alive_; }
+
+  // Makes the state directory. Blocking; before anything else.
+  Result<void> prepare();
+  // Removes what dead sandboxes left behind, now and every sweep_interval. Living ones are used
+  // when asked for.
+  void adopt();
+
+  // The session with a connected agent; concurrent callers wait for the same creation. kValidation
+  // (the id), kQuota (too many sessions), kUnavailable (no sandbox could be made).
+  void find_or_create(const std::string& session_id, SessionOptions options, Callback callback);
+  // The session if it has a living sandbox, else kNotFound. `use`: it counts as use, so it ends a
+  // release.
+  void find(const std::string& session_id, Callback callback, bool use = true);
+
+  // Ends everything in the session; success when there was none.
+  void close(const std::string& session_id, std::function<void(Result<void>)> callback);
+  // Closes the session after `linger` unless some worker of the node used it since.
+  void release(const std::string& session_id, std::chrono::milliseconds linger);
+
+  void list(std::function<void(std::vector<SandboxRecord>)> callback);
+  // Engine::oom_kills of the session's sandbox.
+  void oom_kills(const SessionPtr& session, std::function<void(std::uint64_t)> callback);
+
+ private:
+  struct Waiter {
+    std::optional<SessionOptions> create;
+    Callback callback;
+  };
+  struct Slot {
+    enum class State { kOpening, kOpen, kClosing };
+    State state = State::kOpening;
+    SessionPtr session;  // of kOpen; its agent may have been lost
+    std::chrono::steady_clock::time_point used;
+    std::vector<Waiter> waiters;
+    std::vector<std::function<void(Result<void>)>> closers;
+    bool retried = false;
+  };
+  using Slots = std::unordered_map<std::string, Slot>;
+
+  // Runs `work` on the pool and `then` with what it returned on the loop.
+  template <class Work, class Then>
+  void on_pool(Work work, Then then);
+
+  void want(const std::string& session_id, Waiter waiter, bool use);
+  void open(const std::string& session_id, std::uint64_t unreachable_ms);
+  void opened(const std::string& session_id, Result<SandboxKeeper::Opened> result);
+  void connect(const std::string& session_id, const SandboxRecord& record, bool created);
+  void connected(const std::string& session_id, const SessionPtr& session, bool created,
+                 const Result<void>& result);
+  void configure(const Session& session);
+  void ready(const std::string& session_id, const SessionPtr& session);
+  void failed(const std::string& session_id, const Error& error);
+  void lost(const std::string& session_id, const Session* session);
+  void begin_close(const std::string& session_id, Slot& slot);
+  void remove(const std::string& session_id);
+  void removed(const std::string& session_id, const Result<bool>& result);
+  void sweep();
+  void disconnect_idle();
+
+  boost::asio::io_context& io_;
+  Engine& engine_;
+  ManagerOptions options_;
+  SandboxKeeper keeper_;
+  Slots slots_;
+  std::unordered_map<std::string, std::unique_ptr<boost::asio::steady_timer>> releases_;
+  boost::asio::steady_timer sweep_timer_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  // Last: its threads use what is above, and are joined first.
+  boost::asio::thread_pool pool_;
+};
+
+}  // namespace runbus::session
