@@ -1,0 +1,163 @@
+#include "services/main/execution_node.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+
+#include "proto/support/log.h"
+#include "services/execution/execution_service.h"
+#include "services/execution/session_service.h"
+#include "services/session/session_manager.h"
+
+namespace runbus::main {
+namespace {
+
+std::filesystem::path own_directory() {
+  std::error_code failure;
+  const auto executable = std::filesystem::read_symlink("/proc/self/exe", failure);
+  return failure ? std::filesystem::path(".") : executable.parent_path();
+}
+
+std::string find_agent(const NodeFlags& flags) {
+  const std::string path =
+      flags.agent.empty() ? (own_directory() / "runbus-agent").string() : flags.agent;
+  if (::access(path.c_str(), X_OK) != 0) {
+    throw std::runtime_error("no agent at " + path + ": name it with --agent");
+  }
+  return std::filesystem::absolute(path).string();
+}
+
+std::vector<execution::Language> read_languages(const NodeFlags& flags) {
+  std::filesystem::path path = flags.languages;
+  if (path.empty()) {
+    path = own_directory() / "../share/runbus/languages.toml";
+    if (!std::filesystem::exists(path)) {
+      path = RUNBUS_SOURCE_LANGUAGES;
+    }
+  }
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  if (!file) {
+    throw std::runtime_error("cannot read the language table " + path.string() +
+                             ": name it with --languages");
+  }
+  auto languages = execution::parse_languages(text.str());
+  if (!languages) {
+    throw std::runtime_error(path.string() + ": " + languages.error().detail);
+  }
+  return std::move(*languages);
+}
+
+// What the services share. They own it together; the manager lets go of its threads before the
+// engine goes.
+struct Node {
+  std::unique_ptr<session::Engine> engine;
+  std::optional<execution::Toolchain> toolchain;
+  std::optional<session::SessionManager> manager;
+};
+
+session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node,
+                                        worker::Worker& worker) {
+  session::ManagerOptions options;
+  options.keeper.state_dir = std::filesystem::absolute(flags.state_dir).string();
+  options.keeper.agent = find_agent(flags);
+  options.keeper.max_sessions = flags.max_sessions;
+  options.destroy_after = std::chrono::seconds(flags.destroy_after);
+  options.result_ttl = std::chrono::seconds(flags.result_ttl);
+  options.warm = [&node] {
+    std::vector<session::agent_v1::Warm> all;
+    for (const execution::Language& language : node.toolchain->languages()) {
+      if (!language.warm.empty()) {
+        session::agent_v1::Warm& warm = all.emplace_back();
+        warm.set_name(language.warm);
+        warm.mutable_argv()->Assign(language.warm_run.begin(), language.warm_run.end());
+        warm.add_environment("PATH=" + std::string(execution::kToolPath));
+        warm.add_environment("LANG=C.UTF-8");
+      }
+    }
+    return all;
+  };
+  const auto publish = [&worker](const char* topic, const std::string& session_id) {
+    google::protobuf::Struct data;
+    (*data.mutable_fields())["session_id"].set_string_value(session_id);
+    (*data.mutable_fields())["node"].set_string_value(worker.node());
+    worker.publish(topic, std::move(data));
+  };
+  options.on_opened = [publish](const std::string& id) { publish("session.opened", id); };
+  options.on_closed = [publish](const std::string& id) { publish("session.closed", id); };
+  return options;
+}
+
+}  // namespace
+
+ProbedEngine make_probed_engine(const NodeFlags& flags) {
+  auto engine = session::make_engine(flags.engine);
+  if (!engine) {
+    throw std::runtime_error(engine.error().detail.empty() ? to_string(engine.error())
+                                                           : engine.error().detail);
+  }
+  ProbedEngine probed{std::move(*engine), {}};
+  probed.probe = probed.engine->probe();
+  return probed;
+}
+
+std::vector<std::unique_ptr<worker::Service>> make_execution_services(const NodeFlags& flags,
+                                                                      boost::asio::io_context& io,
+                                                                      worker::Worker& worker) {
+  ProbedEngine probed = make_probed_engine(flags);
+  if (!probed.probe.works) {
+    std::string why;
+    for (const auto& [resource, reason] : probed.probe.why) {
+      why += "\n  " + resource + ": " + reason;
+    }
+    throw std::runtime_error("the engine " + probed.engine->name() + " does not work here:" + why);
+  }
+  std::string soft;
+  for (const char* resource : {"memory", "pids", "cpu"}) {
+    if (probed.probe.enforced[resource] != "cgroup") {
+      spdlog::warn("{} is not bounded by a cgroup here: {}", resource, probed.probe.why[resource]);
+      soft += (soft.empty() ? "" : ", ") + std::string(resource);
+    }
+  }
+  if (flags.require_limits && !soft.empty()) {
+    throw std::runtime_error("--require-limits: this machine does not enforce " + soft);
+  }
+  const auto node = std::make_shared<Node>();
+  node->engine = std::move(probed.engine);
+  node->toolchain.emplace(io, read_languages(flags), flags.engine.rootfs);
+  node->manager.emplace(io, *node->engine, manager_options(flags, *node, worker));
+  if (auto prepared = node->manager->prepare(); !prepared) {
+    throw std::runtime_error("--state-dir: " + to_string(prepared.error()));
+  }
+  node->manager->adopt();
+  spdlog::info("engine {}, state in {}", node->engine->name(), flags.state_dir);
+
+  execution::ExecutorOptions execution_options;
+  execution_options.capacity = flags.capacity;
+  execution_options.allow_network = flags.allow_network;
+  execution_options.limits = flags.limits;
+  execution_options.publish = [&worker](const std::string& topic, google::protobuf::Struct data) {
+    worker.publish(topic, std::move(data));
+  };
+  execution::SessionServiceOptions session_options;
+  session_options.node = worker.node();
+  session_options.engine = node->engine->name();
+  session_options.enforced = probed.probe.enforced;
+  session_options.allow_network = flags.allow_network;
+  session_options.limits = flags.limits;
+
+  std::vector<std::unique_ptr<worker::Service>> services;
+  services.push_back(std::make_unique<execution::ExecutionService>(
+      io, node, *node->manager, *node->toolchain, std::move(execution_options)));
+  services.push_back(std::make_unique<execution::SessionService>(
+      std::shared_ptr<session::SessionManager>(node, &*node->manager), std::move(session_options)));
+  return services;
+}
+
+}  // namespace runbus::main
