@@ -1,0 +1,141 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+// The command line of `runbus` as data: one struct per subcommand, filled by parse_arguments(). The
+// only unit that knows the command-line library is arguments.cc.
+namespace runbus::cli {
+
+// Which gateway a command talks to; see gateway_address.h for what an empty member means.
+struct GatewayChoice {
+  std::string url;
+  std::string token_file;
+  std::string state_dir;
+};
+
+struct UpOptions {
+  std::string listen = "127.0.0.1:7070";
+  std::string state_dir;
+  std::string token;
+  std::string token_file;
+  std::string config;
+  unsigned workers = 1;
+  bool insecure = false;
+  std::string engine;
+  std::string runtime;
+  bool allow_network = false;
+  std::vector<std::string> allow_origin;
+  std::string broker_listen;
+  std::string authorized_keys;
+  bool check = false;
+  bool json = false;
+  std::string log_level = "warning";
+  std::string bin_dir;  // where the other programs are; not a flag
+};
+
+struct ExecOptions {
+  GatewayChoice gateway;
+  std::string language;
+  std::optional<std::string> code;
+  std::string file;
+  std::string session;
+  std::optional<double> timeout;
+  std::vector<std::string> arguments;
+  bool json = false;
+};
+
+struct AttachOptions {
+  GatewayChoice gateway;
+  std::string execution;
+  std::string session;
+  std::uint64_t offset = 0;
+  bool json = false;
+};
+
+struct CallOptions {
+  GatewayChoice gateway;
+  std::string method;
+  std::string params = "{}";
+  bool stream = false;
+  double timeout = 0;  // seconds; 0: none
+};
+
+struct SubscribeOptions {
+  GatewayChoice gateway;
+  std::vector<std::string> topics;
+  std::uint64_t count = 0;  // 0: until interrupted
+  bool json = false;
+};
+
+struct WorkersOptions {
+  GatewayChoice gateway;
+  bool json = false;
+};
+
+struct DoctorOptions {
+  std::string engine;
+  std::string runtime;
+  bool insecure = false;
+  bool json = false;
+  std::string bin_dir;  // not a flag
+};
+
+struct KeysNewOptions {
+  std::string name;
+  std::string role;
+  std::string directory;
+  bool json = false;
+};
+
+struct KeysServerOptions {
+  std::string state_dir;
+  bool json = false;
+};
+
+struct TokenOptions {
+  std::string state_dir;
+  bool make_new = false;
+  bool json = false;
+};
+
+struct BenchOptions {
+  GatewayChoice gateway;
+  bool quick = false;
+  bool json = false;
+  bool insecure = false;
+  std::string engine;
+  std::vector<std::string> only;
+};
+
+// Hidden: `runbus up` runs it as a child, to see the whole path work before it says "ready".
+struct SelfCheckOptions {
+  GatewayChoice gateway;
+};
+
+// Hidden: the other ends of the baselines that `runbus bench` measures against.
+struct BenchPeerOptions {
+  std::string kind;
+  std::vector<std::string> endpoints;
+  int ready_fd = -1;
+};
+
+using Command = std::variant<UpOptions, ExecOptions, AttachOptions, CallOptions, SubscribeOptions,
+                             WorkersOptions, DoctorOptions, KeysNewOptions, KeysServerOptions,
+                             TokenOptions, BenchOptions, SelfCheckOptions, BenchPeerOptions>;
+
+// The command line was no command: the text to print and the exit code (0 for --help and --version,
+// else 2).
+struct NoCommand {
+  std::string text;
+  int exit_code = 2;
+};
+
+// `arguments` without the program's name. Reads the file that `up --config` names; what the command
+// line says wins.
+std::variant<Command, NoCommand> parse_arguments(std::vector<std::string> arguments);
+
+}  // namespace runbus::cli
