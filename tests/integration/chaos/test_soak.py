@@ -1,0 +1,104 @@
+"""The soak: programs print numbered records while connections are cut and parts are killed with -9. Every record arrives once
+and in order at the client, every exit code is right, or a gap is named. RUNBUS_SOAK_SECONDS (60) and RUNBUS_SOAK_SEED."""
+
+import asyncio
+import os
+import random
+import sys
+import time
+
+from harness.parts import Parts
+from harness.system import SOURCE_DIR, processes, wait_until
+
+sys.path.insert(0, str(SOURCE_DIR / "tools" / "clients" / "python"))
+
+import runbus_client  # noqa: E402
+
+SECONDS = float(os.environ.get("RUNBUS_SOAK_SECONDS", "60"))
+SEED = int(os.environ.get("RUNBUS_SOAK_SEED", str(random.SystemRandom().randrange(1 << 32))))
+RECORDS = 30_000
+PROGRAMS_AT_ONCE = 3
+
+
+async def one_program(client, number, totals):
+    code = (
+        "import sys, time\n"
+        f"for i in range({RECORDS}):\n"
+        "    sys.stdout.write('%08d\\n' % i)\n"
+        "    if i % 500 == 0:\n"
+        "        sys.stdout.flush()\n"
+        "        time.sleep(0.02)\n"
+        "sys.stdout.flush()\n"
+        f"sys.exit({number % 100})\n"
+    )
+    run = await client.run(code, config={"timeout": 600})
+    expected, received, gaps = 0, b"", 0
+    async for item in run:
+        if isinstance(item, runbus_client.Gap):
+            gaps += 1
+            expected = None
+        elif isinstance(item, runbus_client.Output):
+            received += item.data
+            *lines, received = received.split(b"\n")
+            for line in lines:
+                if expected is not None:
+                    assert int(line) == expected, f"record {expected} of program {number} is {line!r}"
+                    expected += 1
+    result = await run.result()
+    assert result["exit_code"] == number % 100, result
+    assert gaps or expected == RECORDS, f"{expected} of {RECORDS} records, and no gap was named"
+    totals["records"] += expected or 0
+    totals["programs"] += 1
+    totals["gaps"] += gaps
+
+
+async def programs(parts, end, numbers, totals):
+    async with runbus_client.Client(parts.url, parts.token, patience=90) as client:
+        while time.monotonic() < end:
+            await one_program(client, next(numbers), totals)
+
+
+async def trouble(parts, end, dice, totals):
+    while True:
+        pause = dice.uniform(0.5, 3.0)
+        if time.monotonic() + pause > end:
+            return
+        await asyncio.sleep(pause)
+        kind = dice.choice(["cut client", "cut gateway", "cut worker", "kill gateway", "kill broker", "kill worker", "delay", "throttle", "dead"])
+        totals["faults"][kind] = totals["faults"].get(kind, 0) + 1
+        what, _, part = kind.partition(" ")
+        proxy = getattr(parts, part or dice.choice(["client", "gateway", "worker"]), None)
+        if what == "cut":
+            proxy.cut()
+        elif what == "kill":
+            parts.kill(part)
+        else:
+            proxy.delay = 0.05 if what == "delay" else 0.0
+            proxy.bytes_per_second = 2_000_000 if what == "throttle" else None
+            proxy.dead = what == "dead"
+            await asyncio.sleep(dice.uniform(0.3, 2.0))
+            proxy.delay, proxy.bytes_per_second = 0.0, None
+            if proxy.dead:
+                # Bytes were swallowed: the stream cannot go on.
+                proxy.dead = False
+                proxy.cut()
+
+
+async def test_soak():
+    print(f"RUNBUS_SOAK_SEED={SEED} RUNBUS_SOAK_SECONDS={SECONDS:g}")
+    dice = random.Random(SEED)
+    totals = {"records": 0, "programs": 0, "gaps": 0, "faults": {}}
+    async with Parts() as parts:
+        end = time.monotonic() + SECONDS
+        numbers = iter(range(1, 1_000_000))
+        work = [asyncio.create_task(programs(parts, end, numbers, totals)) for _ in range(PROGRAMS_AT_ONCE)]
+        chaos = asyncio.create_task(trouble(parts, end, dice, totals))
+        try:
+            await asyncio.wait_for(asyncio.gather(*work, chaos), SECONDS + 170)
+        finally:
+            for task in (*work, chaos):
+                task.cancel()
+        print(totals)
+        assert totals["programs"] >= PROGRAMS_AT_ONCE and sum(totals["faults"].values()) >= SECONDS / 6
+        state = parts.state
+    wait_until(lambda: not processes(lambda argv: any(state in part for part in argv)), "nothing is left running")

@@ -1,0 +1,68 @@
+"""A run behaves as the bare interpreter does: stdout, stderr, exit code and signal are equal."""
+
+import asyncio
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from differential.programs import JAVASCRIPT, PYTHON
+from harness.client import Client
+from harness.system import PATIENCE
+
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+CASES = [("python", name) for name in PYTHON] + [("javascript", name) for name in JAVASCRIPT]
+
+
+def plain(text):
+    """Without what differs from place to place: directories of source files, pids, addresses."""
+    text = re.sub(r"(?:/[\w.+:-]+)*/((?:main|program)\.\w+)", r"\1", text)
+    text = re.sub(r"0x[0-9a-f]+", "0x…", text)
+    return re.sub(r"\(node:\d+\)", "(node:…)", text)
+
+
+def bare(language, source, folder):
+    name, interpreter = {"python": ("main.py", "python3"), "javascript": ("main.js", "node")}[language]
+    path = pathlib.Path(folder, name)
+    path.write_bytes(source.encode())
+    done = subprocess.run(
+        [shutil.which(interpreter, path=ENVIRONMENT["PATH"]), str(path)], cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True,
+        timeout=PATIENCE, check=False, start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    )
+    killed = signal.Signals(-done.returncode).name if done.returncode < 0 else None
+    return {
+        "stdout": plain(done.stdout.decode(errors="replace")),
+        "stderr": plain(done.stderr.decode(errors="replace")),
+        "exit_code": None if killed else done.returncode,
+        "signal": killed,
+    }
+
+
+@pytest.fixture(scope="module")
+def loop():
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def client(system, loop):
+    made = Client(system)
+    loop.run_until_complete(made.__aenter__())
+    yield made
+    loop.run_until_complete(made.__aexit__())
+
+
+@pytest.mark.parametrize("language,name", CASES, ids=[f"{language}: {name}" for language, name in CASES])
+def test_as_the_bare_interpreter(client, loop, tmp_path, language, name):
+    source = {"python": PYTHON, "javascript": JAVASCRIPT}[language][name]
+    expected = bare(language, source, tmp_path)
+    params = {"code": source or "\n", "language": language, "config": {"environment": ENVIRONMENT, "timeout": 60}}
+    result = loop.run_until_complete(client.call("execute.code", params))
+    seen = {key: plain(result[key]) if key.startswith("std") else result[key] for key in expected}
+    assert seen == expected

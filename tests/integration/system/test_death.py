@@ -1,0 +1,129 @@
+"""kill -9 of each part under load: exactly one reply for each call or the connection ends, and work goes on."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from harness.client import Client, RpcError
+from harness.system import PATIENCE, System, wait_until
+
+
+@pytest.fixture
+def system():
+    # One of its own for each test: what it kills is not another test's.
+    with System() as running:
+        yield running
+
+
+async def load(system, seconds, outcomes, killed):
+    """Calls one after another; notes how each ended. Reconnects when the connection ends."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            async with Client(system) as client:
+                while time.monotonic() < end:
+                    call = await client.start("execute.code", {"code": "print(1)"})
+                    try:
+                        result = await call.result()
+                        assert result["stdout"] == "1\n", result
+                        outcomes.append(("ok", time.monotonic()))
+                    except RpcError as error:
+                        outcomes.append((error.code, time.monotonic()))
+                        await asyncio.sleep(0.05)
+                    unexpected = [entry for entry in client.notifications if entry[0] == "unexpected response"]
+                    assert not unexpected, f"a call was answered twice: {unexpected}"
+        except (ConnectionError, OSError, EOFError) as error:
+            outcomes.append((type(error).__name__, time.monotonic()))
+            await asyncio.sleep(0.05)
+        except Exception as error:  # the handshake met a gateway that was just dying
+            if type(error).__module__.startswith("websockets"):
+                outcomes.append((type(error).__name__, time.monotonic()))
+                await asyncio.sleep(0.05)
+            else:
+                raise
+
+
+@pytest.mark.parametrize("program", ["runbus-worker", "runbus-broker", "runbus-gateway"])
+async def test_kill_9_under_load(system, program):
+    outcomes = []
+    killed = []
+    if program == "runbus-gateway":
+        # The port must be the same for the clients after the restart.
+        old_url = system.ws_url
+    tasks = [asyncio.create_task(load(system, 14, outcomes, killed)) for _ in range(8)]
+    await asyncio.sleep(3)
+    assert any(outcome == "ok" for outcome, _ in outcomes), "the load runs"
+    pid = system.kill(program)
+    moment = time.monotonic()
+    await asyncio.gather(*tasks)
+    assert wait_until(lambda: [p for p in system.pids(program) if p != pid], f"{program} is back")
+    after = [when - moment for outcome, when in outcomes if outcome == "ok" and when > moment]
+    assert after, f"nothing worked after the death of {program}: {outcomes[-5:]}"
+    if program == "runbus-gateway":
+        assert system.ws_url == old_url
+    # The last third of the load, 4 s and more after the death, sees no failures.
+    late = [outcome for outcome, when in outcomes if when > moment + 6 and outcome != "ok"]
+    assert not late, late
+
+
+@pytest.mark.parametrize("program", ["runbus-worker", "runbus-broker"])
+async def test_a_running_program_goes_on_when_a_part_dies(system, program):
+    code = "import time\nfor i in range(80):\n    print(i, flush=True)\n    time.sleep(0.1)\nraise SystemExit(5)"
+    async with Client(system) as client:
+        call = await client.stream(code)
+        await call.until(lambda items: b"10\n" in call.bytes())
+        system.kill(program)
+        result = await call.result()
+        assert call.bytes() == b"".join(b"%d\n" % i for i in range(80))
+        assert result["exit_code"] == 5
+        assert [method for method, _ in call.items].count("execute.started") == 1
+
+
+async def test_a_client_attaches_again_after_the_gateways_death(system):
+    code = "import time\nfor i in range(80):\n    print(i, flush=True)\n    time.sleep(0.1)\nraise SystemExit(5)"
+    async with Client(system) as client:
+        call = await client.stream(code)
+        await call.until(lambda items: b"10\n" in call.bytes())
+        names = {key: call.items[0][1][key] for key in ("execution_id", "session_id")}
+        system.kill("runbus-gateway")
+        with pytest.raises(ConnectionError):
+            await call.result()
+        seen = call.bytes()
+
+    async def again():
+        while True:
+            try:
+                client = Client(system)
+                await client.__aenter__()
+                return client
+            except Exception:
+                await asyncio.sleep(0.1)
+
+    client = await asyncio.wait_for(again(), PATIENCE)
+    try:
+        rest = await client.start("execute.attach", {**names, "offset": len(seen)})
+        assert (await rest.result())["exit_code"] == 5
+        assert seen + rest.bytes() == b"".join(b"%d\n" % i for i in range(80))
+    finally:
+        await client.__aexit__()
+
+
+async def test_the_agents_death_ends_the_call_with_worker_lost(system):
+    from harness.system import processes
+    import os
+    import signal
+
+    async with Client(system) as client:
+        call = await client.stream("import time\nprint('up', flush=True)\ntime.sleep(600)")
+        await call.until(lambda items: b"up" in call.bytes())
+        agents = [pid for pid, argv in processes(lambda argv: argv[0].endswith("runbus-agent"))]
+        assert agents
+        for pid in agents:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(RpcError) as error:
+            await call.result()
+        assert error.value.code == -32010
+        # The session's next call gets a new sandbox.
+        assert (await client.run("print('again')"))["stdout"] == "again\n"

@@ -1,0 +1,92 @@
+"""Sessions: opened, shared, closed, and nothing left of them."""
+
+import asyncio
+import os
+import pathlib
+import time
+
+import pytest
+
+from harness.client import Client, RpcError
+from harness.system import System, processes, wait_until
+
+COUNT = int(os.environ.get("RUNBUS_SESSIONS", "200"))
+
+
+def footprint(system):
+    """What sessions could leave behind, on the host."""
+    worker = system.pids("runbus-worker")[0]
+    cgroups = sum(len(names) for _, names, _ in os.walk("/sys/fs/cgroup")) if os.path.isdir("/sys/fs/cgroup") else 0
+    return {
+        "descriptors": len(os.listdir(f"/proc/{worker}/fd")),
+        "processes": len(processes(lambda argv: argv[0].endswith(("runbus-agent", "bwrap", "crun")))),
+        "mounts": len(pathlib.Path("/proc/self/mounts").read_text().splitlines()),
+        "cgroups": cgroups,
+        "directories": sum(len(names) for _, names, _ in os.walk(os.path.join(system.state_dir, "sandboxes"))),
+    }
+
+
+def memory(system):
+    worker = system.pids("runbus-worker")[0]
+    status = pathlib.Path(f"/proc/{worker}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+async def test_many_sessions_leave_nothing(system):
+    async with Client(system) as client:
+
+        async def one(number):
+            session = f"loop-{number}"
+            opened = await client.call("session.open", {"session_id": session})
+            assert opened["session_id"] == session and opened["node"] and opened["engine"]
+            assert (await client.run("print(1)", session_id=session))["stdout"] == "1\n"
+            await client.call("session.close", {"session_id": session})
+
+        for number in range(8):
+            await one(number)
+        before, resident = footprint(system), memory(system)
+        for number in range(8, 8 + COUNT):
+            await one(number)
+        assert wait_until(lambda: footprint(system) == before, f"the footprint is {before} again: {footprint(system)}", 30)
+        assert memory(system) < resident + (24 << 20)
+        assert (await client.call("session.list"))["sessions"] == []
+
+
+async def test_info_list_and_close(system):
+    async with Client(system) as client:
+        opened = await client.call("session.open", {"session_id": "known"})
+        assert set(opened["enforced"]) >= {"memory", "pids", "cpu", "network"}
+        info = await client.call("session.info", {"session_id": "known"})
+        assert info["state"] == "running" and info["engine"] == opened["engine"]
+        assert "known" in [each["session_id"] for each in (await client.call("session.list"))["sessions"]]
+        call = await client.stream("import time\nprint('up', flush=True)\ntime.sleep(600)", session_id="known")
+        await call.until(lambda items: b"up" in call.bytes())
+        await client.call("session.close", {"session_id": "known"})
+        with pytest.raises(RpcError):
+            await call.result()
+        with pytest.raises(RpcError) as error:
+            await client.call("session.info", {"session_id": "known"})
+        assert error.value.code == -32007
+
+
+async def test_network_needs_the_operators_leave(system):
+    async with Client(system) as client:
+        with pytest.raises(RpcError) as error:
+            await client.call("session.open", {"session_id": "net", "network": "full"})
+        assert error.value.code == -32001
+
+
+async def test_a_connections_session_ends_after_it():
+    with System("--linger", "1") as system:
+        async with Client(system) as client:
+            session = (await client.call("connection.info"))["session_id"]
+            assert (await client.run("print(1)"))["stdout"] == "1\n"
+        async with Client(system) as other:
+
+            async def open_sessions():
+                return [each["session_id"] for each in (await other.call("session.list"))["sessions"]]
+
+            deadline = time.monotonic() + 60
+            while session in await open_sessions():
+                assert time.monotonic() < deadline, "the session is still there"
+                await asyncio.sleep(0.2)
