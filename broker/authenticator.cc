@@ -17,6 +17,7 @@ namespace runbus::broker {
 namespace {
 
 constexpr std::uint64_t kReadAgainMs = 1000;
+constexpr std::uint64_t kLogAgainMs = 1000;
 constexpr std::size_t kMaxKeys = 10'000;
 constexpr std::size_t kKeyBytes = 32;
 
@@ -42,17 +43,24 @@ std::int64_t change_time(const std::string& path) {
 
 Authenticator::Authenticator(std::string directory) : directory_(std::move(directory)) {}
 
-std::vector<std::string> Authenticator::answer(const std::vector<std::string>& request, std::uint64_t now_ms) {
+std::vector<std::string> Authenticator::answer(const std::vector<std::string>& request,
+                                               std::uint64_t now_ms) {
   // version, request id, domain, address, routing id, mechanism, credentials
   if (request.size() < 6 || request[0] != "1.0") {
     return {};
   }
   const std::string& address = request[3];
-  const bool is_curve = request.size() == 7 && request[5] == "CURVE" && request[6].size() == kKeyBytes;
+  const bool is_curve =
+      request.size() == 7 && request[5] == "CURVE" && request[6].size() == kKeyBytes;
   refresh(now_ms);
   const Grant* grant = is_curve ? find(request[2], request[6]) : nullptr;
   if (grant == nullptr) {
-    spdlog::warn("refused a connection from {}: its key is not authorized", printable(address, 64));
+    ++refused_;
+    if (now_ms - refusal_logged_ms_ >= kLogAgainMs) {
+      refusal_logged_ms_ = now_ms;
+      spdlog::warn("refused a connection from {}: its key is not authorized ({} so far)",
+                   printable(address, 64), refused_);
+    }
     return {"1.0", request[1], "400", "not authorized", "", ""};
   }
   std::string metadata;
@@ -77,7 +85,8 @@ void Authenticator::refresh(std::uint64_t now_ms) {
 void Authenticator::read_all() {
   grants_.clear();
   std::error_code error;
-  for (std::filesystem::directory_iterator it(directory_, error), end; !error && it != end; it.increment(error)) {
+  for (std::filesystem::directory_iterator it(directory_, error), end; !error && it != end;
+       it.increment(error)) {
     const std::filesystem::path& path = it->path();
     if (path.extension() != ".pub") {
       continue;
@@ -90,7 +99,8 @@ void Authenticator::read_all() {
       continue;
     }
     if (!grants_.emplace(key->public_key, Grant{key->role, name, key->node}).second) {
-      spdlog::warn("key file {} is not used: another file has the same key", printable(path.string()));
+      spdlog::warn("key file {} is not used: another file has the same key",
+                   printable(path.string()));
     }
   }
   if (error) {
@@ -98,14 +108,17 @@ void Authenticator::read_all() {
   }
 }
 
-const Authenticator::Grant* Authenticator::find(std::string_view domain, std::string_view key_bytes) const {
+const Authenticator::Grant* Authenticator::find(std::string_view domain,
+                                                std::string_view key_bytes) const {
   std::array<char, 41> key{};
-  zmq_z85_encode(key.data(), reinterpret_cast<const std::uint8_t*>(key_bytes.data()), key_bytes.size());
+  zmq_z85_encode(key.data(), reinterpret_cast<const std::uint8_t*>(key_bytes.data()),
+                 key_bytes.size());
   const auto found = grants_.find(key.data());
   if (found == grants_.end()) {
     return nullptr;
   }
-  const bool allowed = domain == kEventsDomain || (domain == kBusDomain && found->second.role != "subscriber");
+  const bool allowed =
+      domain == kEventsDomain || (domain == kBusDomain && found->second.role != "subscriber");
   return allowed ? &found->second : nullptr;
 }
 

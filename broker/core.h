@@ -18,16 +18,18 @@
 #include "proto/support/error.h"
 #include "runbus/v1/bus.pb.h"
 
-// The broker without its sockets: messages and the time go in, messages come out through Output. It promises what
-// bus.proto and DESIGN.md "Delivery" say: a call reaches at most one worker at a time, is given to another only
-// while nobody has accepted it, and ends with one terminal reply; a session stays on its node; whatever a peer
-// sends, only its own calls can suffer. Bounded throughout (CoreOptions). One thread.
+// The broker without its sockets: messages and the time go in, messages come out through Output. It
+// promises what bus.proto and DESIGN.md "Delivery" say: a call reaches at most one worker at a
+// time, is given to another only while nobody has accepted it, and ends with one terminal reply; a
+// session stays on its node; whatever a peer sends, only its own calls can suffer. Bounded
+// throughout (CoreOptions). One thread.
 namespace runbus::broker {
 
 // Where a message came from, as the socket knows it.
 struct Sender {
-  std::string_view key;   // socket and routing id
-  std::string_view user;  // "worker:name" or "gateway:name" of its CURVE key; empty for a local peer
+  std::string_view key;  // socket and routing id
+  std::string_view
+      user;  // "worker:name" or "gateway:name" of its CURVE key; empty for a local peer
   std::string_view node;  // the only node this key may claim, or empty
 };
 
@@ -36,8 +38,8 @@ class Output {
  public:
   virtual ~Output() = default;
   // Sends or queues; never blocks. `kind` and `call_id` say what may overtake what.
-  virtual void send(const std::string& key, v1::Kind kind, std::string_view call_id, zmq::message_t header,
-                    zmq::message_t body) = 0;
+  virtual void send(const std::string& key, v1::Kind kind, std::string_view call_id,
+                    zmq::message_t header, zmq::message_t body) = 0;
   virtual void publish(std::string_view topic, std::string_view event) = 0;
   // What waits for the old key shall go to the new one.
   virtual void move(const std::string& old_key, const std::string& new_key) = 0;
@@ -79,8 +81,20 @@ class Core {
     bool stranded = false;  // no slot, and not for want of room
   };
 
-  // core.cc: peers
+  // core.cc: messages, time, and who is gone
   void dispatch_kind(Peer& peer, zmq::message_t& header, zmq::message_t& body, Now now);
+  void lose(Peer& peer, std::string_view why, bool for_good, Now now);
+  void send_services(Peer& gateway);
+  void watch_peers(Now now);
+  void announce(std::string_view topic, const Peer& worker, Now now);
+  void emit(Peer& peer, v1::Kind kind, std::string_view call_id, zmq::message_t body);
+  void forward(Peer& peer, v1::Kind kind, std::string_view call_id, zmq::message_t header,
+               zmq::message_t body);
+  void drop(std::string_view reason, std::string_view key);
+  Peer* find_peer(std::string_view id, v1::Role role);
+  std::vector<Peer*> workers() const;
+
+  // core_peers.cc: introductions
   void on_ready(const Sender& sender, const zmq::message_t& body, Now now);
   std::string check_identity(const Sender& sender, const v1::Ready& ready) const;
   Peer* introduce(const Sender& sender, const v1::Ready& ready, Now now);
@@ -91,46 +105,39 @@ class Core {
   void welcome(Peer& peer, Now now);
   void refuse(std::string_view key, std::string_view reason);
   void stranger(std::string_view key);
-  void lose(Peer& peer, std::string_view why, bool for_good, Now now);
-  void send_services(Peer& gateway);
-  void watch_peers(Now now);
-  void announce(std::string_view topic, const Peer& worker, Now now);
-  void emit(Peer& peer, v1::Kind kind, std::string_view call_id, zmq::message_t body);
-  void forward(Peer& peer, v1::Kind kind, std::string_view call_id, zmq::message_t header, zmq::message_t body);
-  void drop(std::string_view reason, std::string_view key);
-  Peer* find_peer(std::string_view id, v1::Role role);
-  std::vector<Peer*> workers() const;
 
-  // core_calls.cc: calls
+  // core_calls.cc: calls and their answers
   void on_call(Peer& gateway, zmq::message_t& header, zmq::message_t& body);
   void on_repeated_call(Peer& gateway, Call& call, zmq::message_t& header, zmq::message_t& body);
   void on_reply(Peer& worker, zmq::message_t& header, zmq::message_t& body);
   void on_cancel(Peer& gateway, zmq::message_t& header, zmq::message_t& body);
   void on_follow_up(Peer& gateway, zmq::message_t& header, zmq::message_t& body);
-  void keep_follow_up(Call& call, zmq::message_t& header, zmq::message_t& body);
   void to_named_worker(zmq::message_t& header, zmq::message_t& body, std::string_view key);
-  void deliver(const std::string& origin, v1::Kind kind, std::string_view call_id, zmq::message_t header,
-               zmq::message_t body);
-  Choice choose(const Call& call);
-  Choice choose_pinned(const Call& call);
-  static Choice choose_among(const Route& route, const Node* node);
-  static Slot* least_loaded(const Route& route, const Node* node);
+  void deliver(const std::string& origin, v1::Kind kind, std::string_view call_id,
+               zmq::message_t header, zmq::message_t body);
   bool owns(Peer& gateway, Call& call);
-  void place(Call& call, bool again);
-  void enqueue(Call& call, bool stranded, bool again);
-  void unqueue(Call& call);
-  void dispatch(Call& call, Slot& slot);
   void give_back(Call& call);
   void fail(Call& call, Error error);
   void answer_error(Peer& gateway, std::string_view call_id, const Error& error);
-  void end(Call& call);
-  void pump_queue(Service& service, std::size_t limit);
-  void check_queue(Service& service);
   void check_doubtful_calls();
   void check_absent_gateways();
   Call* find_call(std::string_view id);
   bool recently_ended(std::string_view id) const;
   void remember_end(std::string_view id, bool ended);
+
+  // core_queue.cc: which worker, and waiting for one
+  void keep_follow_up(Call& call, zmq::message_t& header, zmq::message_t& body);
+  Choice choose(const Call& call);
+  Choice choose_pinned(const Call& call);
+  static Choice choose_among(const Route& route, const Node* node);
+  static Slot* least_loaded(const Route& route, const Node* node);
+  void place(Call& call, bool again);
+  void enqueue(Call& call, bool stranded, bool again);
+  void unqueue(Call& call);
+  void dispatch(Call& call, Slot& slot);
+  void end(Call& call);
+  void pump_queue(Service& service, std::size_t limit);
+  void check_queue(Service& service);
 
   // core_builtins.cc: what the broker answers itself, and events
   void on_builtin(Peer& gateway, const zmq::message_t& body);

@@ -64,7 +64,8 @@ v1::WorkersResponse Core::worker_list() const {
     info.set_capacity(capacity);
     info.set_calls(calls);
     info.set_draining(worker->draining);
-    info.set_identity(worker->user.empty() ? "local" : worker->user.substr(worker->user.find(':') + 1));
+    info.set_identity(worker->user.empty() ? "local"
+                                           : worker->user.substr(worker->user.find(':') + 1));
   }
   std::sort(response.mutable_workers()->begin(), response.mutable_workers()->end(),
             [](const auto& a, const auto& b) { return a.worker_id() < b.worker_id(); });
@@ -137,7 +138,8 @@ void Core::on_published(std::string_view topic, std::string_view bytes, Now now)
     drop("event_rate", {});
   } else if (!event.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     drop("event_syntax", {});
-  } else if (event.topic() != topic || !wire::is_valid_topic(topic) || topic.starts_with(kOwnTopics)) {
+  } else if (event.topic() != topic || !wire::is_valid_topic(topic) ||
+             topic.starts_with(kOwnTopics)) {
     drop("event_topic", {});
   } else {
     publish(event, now);

@@ -101,9 +101,10 @@ std::string Directory::check_room(const v1::Ready& ready) const {
     if (known == services_.end()) {
       ++count;
     }
-    const bool has_it = known != services_.end() &&
-                        std::any_of(known->second->offers.begin(), known->second->offers.end(),
-                                    [&](const OfferPtr& one) { return same_description(one->offer, offer); });
+    const bool has_it =
+        known != services_.end() &&
+        std::any_of(known->second->offers.begin(), known->second->offers.end(),
+                    [&](const OfferPtr& one) { return same_description(one->offer, offer); });
     bytes += has_it ? 0 : offer.ByteSizeLong();
   }
   if (count > kMaxServices || bytes > kMaxOfferBytes) {
@@ -139,9 +140,9 @@ void Directory::detach(Peer& worker, std::uint64_t now) {
   for (const auto& slot : worker.slots) {
     Service& known = *slot->service;
     std::erase(known.slots, slot.get());
-    const bool node_has_others = std::any_of(known.slots.begin(), known.slots.end(), [&](const Slot* other) {
-      return other->worker->node == worker.node;
-    });
+    const bool node_has_others =
+        std::any_of(known.slots.begin(), known.slots.end(),
+                    [&](const Slot* other) { return other->worker->node == worker.node; });
     if (!node_has_others) {
       known.nodes[worker.node] = std::max<std::uint64_t>(now, 1);
     }
@@ -190,7 +191,8 @@ bool Directory::may_claim(std::string_view name, std::string_view user,
   if (user.empty()) {
     return true;
   }
-  // A key that is bound to no node may not sit down beside somebody else's workers: sessions live there.
+  // A key that is bound to no node may not sit down beside somebody else's workers: sessions live
+  // there.
   return std::all_of(workers.begin(), workers.end(), [&](const Peer* worker) {
     return !worker->node || worker->node->name != name || worker->user == user;
   });
@@ -240,7 +242,8 @@ std::vector<Service*> Directory::services() const {
   for (const auto& [name, one] : services_) {
     all.push_back(one.get());
   }
-  std::sort(all.begin(), all.end(), [](const Service* a, const Service* b) { return a->name < b->name; });
+  std::sort(all.begin(), all.end(),
+            [](const Service* a, const Service* b) { return a->name < b->name; });
   return all;
 }
 
@@ -292,7 +295,8 @@ void Directory::rebuild_routes() {
   changed_ = true;
   routes_.clear();
   std::vector<Service*> all = services();
-  std::sort(all.begin(), all.end(), [](const Service* a, const Service* b) { return a->order < b->order; });
+  std::sort(all.begin(), all.end(),
+            [](const Service* a, const Service* b) { return a->order < b->order; });
   for (Service* one : all) {
     for (const OfferPtr& offer : one->offers) {
       for (const std::string& method : offer->methods) {
@@ -301,7 +305,8 @@ void Directory::rebuild_routes() {
           spdlog::warn("method {} of service {} belongs to service {} already", printable(method),
                        printable(one->name), printable(entry->second.service->name));
         } else if (fresh) {
-          std::copy_if(one->slots.begin(), one->slots.end(), std::back_inserter(entry->second.slots),
+          std::copy_if(one->slots.begin(), one->slots.end(),
+                       std::back_inserter(entry->second.slots),
                        [&](const Slot* slot) { return slot->offer->methods.contains(method); });
         }
       }

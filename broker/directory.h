@@ -9,8 +9,8 @@
 #include "broker/state.h"
 #include "runbus/v1/bus.pb.h"
 
-// Which services are offered, by which workers, on which nodes. A service whose workers are gone is remembered for
-// a while, with its last description: gateways go on to know its methods.
+// Which services are offered, by which workers, on which nodes. A service whose workers are gone is
+// remembered for a while, with its last description: gateways go on to know its methods.
 namespace runbus::broker {
 
 // What is wrong with an introduction ("services[0].capacity is 0"), or "".
@@ -20,7 +20,8 @@ class Directory {
  public:
   explicit Directory(std::uint64_t service_memory) : service_memory_(service_memory) {}
 
-  // Puts a worker on its node and makes its slots. "" or why it is refused; nothing has changed then.
+  // Puts a worker on its node and makes its slots. "" or why it is refused; nothing has changed
+  // then.
   std::string attach(Peer& worker, const v1::Ready& ready);
   // Takes its slots away; they stay alive (in worker.slots) but nobody finds them.
   void detach(Peer& worker, std::uint64_t now);
@@ -31,7 +32,8 @@ class Directory {
   // Null when no service has the method.
   Route* route(std::string_view method);
   // Whether `user` (empty: local) may put a worker on the node.
-  bool may_claim(std::string_view node, std::string_view user, const std::vector<Peer*>& workers) const;
+  bool may_claim(std::string_view node, std::string_view user,
+                 const std::vector<Peer*>& workers) const;
 
   // Forgets nodes without workers after `node_grace`, and services after service_memory.
   void expire(std::uint64_t now, std::uint64_t node_grace);

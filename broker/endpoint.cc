@@ -65,7 +65,8 @@ UniqueFd bind_ipc(zmq::socket_t& socket, const std::string& endpoint) {
     refuse(endpoint, "it is not the path of a socket file");
   }
   if (path.size() >= sizeof(sockaddr_un::sun_path)) {
-    refuse(endpoint, "the path is longer than the " + std::to_string(sizeof(sockaddr_un::sun_path) - 1) +
+    refuse(endpoint, "the path is longer than the " +
+                         std::to_string(sizeof(sockaddr_un::sun_path) - 1) +
                          " bytes that a socket's can have");
   }
   prepare_directory(endpoint, std::filesystem::absolute(path).parent_path());
@@ -85,7 +86,15 @@ std::string bind_tcp(zmq::socket_t& socket, const std::string& endpoint) {
   if (zmq_bind(socket.handle(), endpoint.c_str()) != 0) {
     refuse(endpoint, zmq_strerror(zmq_errno()));
   }
-  return socket.get(zmq::sockopt::last_endpoint);
+  // An IPv4 address comes back in its IPv6 form, "tcp://[::ffff:127.0.0.1]:5555".
+  constexpr std::string_view kMapped = "tcp://[::ffff:";
+  std::string bound = socket.get(zmq::sockopt::last_endpoint);
+  const std::size_t bracket = bound.rfind(']');
+  if (bound.starts_with(kMapped) && bracket != std::string::npos) {
+    bound = std::string(kTcp) + bound.substr(kMapped.size(), bracket - kMapped.size()) +
+            bound.substr(bracket + 1);
+  }
+  return bound;
 }
 
 }  // namespace runbus::broker

@@ -44,11 +44,14 @@ v1::HistoryResponse History::read(const v1::HistoryRequest& request) const {
   }
   const Topic& known = found->second;
   response.set_last(known.last);
-  const std::uint64_t after = request.epoch().empty() || request.epoch() == epoch_ ? request.after() : 0;
-  const std::uint32_t limit =
-      request.max_events() == 0 ? kMaxAnswerEvents : std::min(request.max_events(), kMaxAnswerEvents);
-  auto next = std::upper_bound(known.records.begin(), known.records.end(), after,
-                               [](std::uint64_t offset, const auto& record) { return offset < record->offset; });
+  const std::uint64_t after =
+      request.epoch().empty() || request.epoch() == epoch_ ? request.after() : 0;
+  const std::uint32_t limit = request.max_events() == 0
+                                  ? kMaxAnswerEvents
+                                  : std::min(request.max_events(), kMaxAnswerEvents);
+  auto next = std::upper_bound(
+      known.records.begin(), known.records.end(), after,
+      [](std::uint64_t offset, const auto& record) { return offset < record->offset; });
   std::size_t bytes = 0;
   for (; next != known.records.end() && response.events_size() < static_cast<int>(limit); ++next) {
     bytes += (*next)->event.size();

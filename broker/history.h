@@ -11,9 +11,10 @@
 #include "broker/state.h"
 #include "runbus/v1/bus.pb.h"
 
-// The events that were published, numbered per topic and remembered within bounds: so many of each topic, so many
-// bytes of all, so many topics. The topic used least recently makes room for a new one; should it come back it goes
-// on above every number that any forgotten topic had reached, so that numbers never repeat within the epoch.
+// The events that were published, numbered per topic and remembered within bounds: so many of each
+// topic, so many bytes of all, so many topics. The topic used least recently makes room for a new
+// one; should it come back it goes on above every number that any forgotten topic had reached, so
+// that numbers never repeat within the epoch.
 namespace runbus::broker {
 
 class History {

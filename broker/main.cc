@@ -1,11 +1,14 @@
+#include <google/protobuf/stubs/logging.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <exception>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 #include "broker/server.h"
 #include "proto/support/log.h"
@@ -31,20 +34,24 @@ void add_flags(CLI::App& app, ServerOptions& options) {
                  "The broker's key pair, mode 0600; needed for tcp");
   app.add_option("--authorized-keys", options.authorized_keys,
                  "Directory of NAME.pub files: who may come over tcp");
-  app.add_option("--heartbeat-interval-ms", options.core.heartbeat_interval, "Heartbeat when nothing else is sent")
+  app.add_option("--heartbeat-interval-ms", options.core.heartbeat_interval,
+                 "Heartbeat when nothing else is sent")
       ->check(CLI::Range(10, 60'000))
       ->capture_default_str();
-  app.add_option("--heartbeat-timeout-ms", options.core.heartbeat_timeout, "A peer that is silent so long is gone")
+  app.add_option("--heartbeat-timeout-ms", options.core.heartbeat_timeout,
+                 "A peer that is silent so long is gone")
       ->check(CLI::Range(20, 600'000))
       ->capture_default_str();
-  app.add_option("--queue-calls", options.core.queue_calls, "Waiting calls of a service")->capture_default_str();
+  app.add_option("--queue-calls", options.core.queue_calls, "Waiting calls of a service")
+      ->capture_default_str();
   app.add_option("--queue-bytes", options.core.queue_bytes, "Bytes of a service's waiting calls")
       ->capture_default_str();
   app.add_option("--history-events", options.core.history_events, "Events remembered of a topic")
       ->capture_default_str();
   app.add_option("--history-bytes", options.core.history_bytes, "Bytes of events remembered in all")
       ->capture_default_str();
-  app.add_option("--max-topics", options.core.max_topics, "Topics remembered")->capture_default_str();
+  app.add_option("--max-topics", options.core.max_topics, "Topics remembered")
+      ->capture_default_str();
 }
 
 void announce_ready(int fd) {
@@ -92,12 +99,17 @@ int main(int argc, char** argv) {
   std::string log_level = "info";
   int ready_fd = -1;
   add_flags(app, options);
-  app.add_option("--log-level", log_level, "trace, debug, info, warning, error or off")->capture_default_str();
-  app.add_option("--ready-fd", ready_fd, "A descriptor that gets the line \"ready\" when all is bound");
+  app.add_option("--log-level", log_level, "trace, debug, info, warning, error or off")
+      ->capture_default_str();
+  app.add_option("--ready-fd", ready_fd,
+                 "A descriptor that gets the line \"ready\" when all is bound");
   app.set_version_flag("--version", RUNBUS_VERSION);
   CLI11_PARSE(app, argc, argv);
   try {
     runbus::setup_logging("runbus-broker", log_level);
+    // It has a line for every message that it cannot parse; the core counts those, and logs one a
+    // second.
+    google::protobuf::SetLogHandler(nullptr);
     if (options.core.heartbeat_timeout <= options.core.heartbeat_interval) {
       throw std::runtime_error("--heartbeat-timeout-ms must be more than --heartbeat-interval-ms");
     }

@@ -12,7 +12,8 @@ struct CoreOptions {
   std::uint32_t heartbeat_timeout = 2000;
   // How long past the heartbeat timeout a call waits for a service that has no worker.
   std::uint32_t gone_service_patience = 1000;
-  // How long a service without workers is remembered: it is answered -32003 and not -32601 meanwhile.
+  // How long a service without workers is remembered: it is answered -32003 and not -32601
+  // meanwhile.
   std::uint64_t service_memory = 600'000;
   std::size_t max_body_bytes = 32U << 20U;
   std::size_t queue_calls = 1024;

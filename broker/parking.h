@@ -9,8 +9,8 @@
 
 #include "broker/state.h"
 
-// Answers for gateways that are not attached: after a restart of the broker a worker may be back before the gateway
-// whose calls it serves. Kept in order, for a short time and within bounds.
+// Answers for gateways that are not attached: after a restart of the broker a worker may be back
+// before the gateway whose calls it serves. Kept in order, for a short time and within bounds.
 namespace runbus::broker {
 
 struct ParkedMessage {

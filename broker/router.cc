@@ -11,15 +11,16 @@ constexpr int kFlushSlice = 64;
 
 }  // namespace
 
-void Router::send(const std::string& key, v1::Kind kind, std::string_view call_id, zmq::message_t header,
-                  zmq::message_t body) {
+void Router::send(const std::string& key, v1::Kind kind, std::string_view call_id,
+                  zmq::message_t header, zmq::message_t body) {
   const auto waiting = stalled_.empty() ? stalled_.end() : stalled_.find(key);
   if (waiting == stalled_.end()) {
     const Sent sent = try_send(key, header, body);
     if (sent == Sent::kUnreachable) {
       failures_.push_back({key, false});
     } else if (sent == Sent::kFull && kind != v1::GOODBYE) {
-      stalled_.try_emplace(key, outbox_bytes_, outbox_messages_).first->second.push(kind, call_id, header, body);
+      stalled_.try_emplace(key, outbox_bytes_, outbox_messages_)
+          .first->second.push(kind, call_id, header, body);
     }
     return;
   }
@@ -34,7 +35,8 @@ void Router::send(const std::string& key, v1::Kind kind, std::string_view call_i
 void Router::publish(std::string_view topic, std::string_view event) {
   for (LoopSocket* publisher : publishers_) {
     // A subscriber whose queue is full misses the event: XPUB never makes anybody wait.
-    publisher->socket.send(zmq::buffer(topic), zmq::send_flags::sndmore | zmq::send_flags::dontwait);
+    publisher->socket.send(zmq::buffer(topic),
+                           zmq::send_flags::sndmore | zmq::send_flags::dontwait);
     publisher->socket.send(zmq::buffer(event), zmq::send_flags::dontwait);
     publisher->attend = true;
   }
@@ -65,7 +67,8 @@ void Router::flush() {
   }
 }
 
-Router::Sent Router::try_send(const std::string& key, zmq::message_t& header, zmq::message_t& body) {
+Router::Sent Router::try_send(const std::string& key, zmq::message_t& header,
+                              zmq::message_t& body) {
   LoopSocket* target = nullptr;
   for (const auto& [letter, socket] : sockets_) {
     target = letter == key.front() ? socket : target;
@@ -76,8 +79,8 @@ Router::Sent Router::try_send(const std::string& key, zmq::message_t& header, zm
   if (zmq_msg_send(id.handle(), handle, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0) {
     return zmq_errno() == EAGAIN ? Sent::kFull : Sent::kUnreachable;
   }
-  // The routing frame has found room for the whole message; these two are not refused. Should the peer go away in
-  // between, libzmq drops them.
+  // The routing frame has found room for the whole message; these two are not refused. Should the
+  // peer go away in between, libzmq drops them.
   target->socket.send(header, zmq::send_flags::dontwait | zmq::send_flags::sndmore);
   target->socket.send(body, zmq::send_flags::dontwait);
   return Sent::kYes;

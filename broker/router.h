@@ -10,12 +10,13 @@
 #include "broker/state.h"
 #include "proto/wire/outbox.h"
 
-// The ROUTER sockets as one Output. A peer's key is one character for its socket and the routing id it has there.
-// What a peer's pipe does not take waits in an outbox of its own, so nobody waits for somebody else.
+// The ROUTER sockets as one Output. A peer's key is one character for its socket and the routing id
+// it has there. What a peer's pipe does not take waits in an outbox of its own, so nobody waits for
+// somebody else.
 namespace runbus::broker {
 
-// A socket of the loop. ZMQ_FD only signals changes, and any use of the socket may swallow the signal: `attend`
-// stays set until a receive has found nothing since the last use.
+// A socket of the loop. ZMQ_FD only signals changes, and any use of the socket may swallow the
+// signal: `attend` stays set until a receive has found nothing since the last use.
 struct LoopSocket {
   zmq::socket_t socket;
   bool attend = true;

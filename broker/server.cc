@@ -1,25 +1,22 @@
 #include "broker/server.h"
 
 #include <poll.h>
-#include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <filesystem>
 #include <optional>
-#include <stdexcept>
 #include <system_error>
 #include <utility>
 
 #include "broker/authenticator.h"
 #include "broker/core.h"
-#include "broker/endpoint.h"
 #include "broker/router.h"
+#include "broker/sockets.h"
 #include "proto/support/id.h"
 #include "proto/support/unique_fd.h"
-#include "proto/wire/curve_keys.h"
 #include "proto/wire/frame.h"
 
 namespace runbus::broker {
@@ -28,13 +25,9 @@ namespace {
 // So many messages of one socket before the next has its turn.
 constexpr int kSlice = 256;
 constexpr int kMaxRounds = 16;
-constexpr int kTickMs = 100;
+constexpr std::uint64_t kMaxTickMs = 100;
 constexpr int kBusyTickMs = 20;
 constexpr int kStalledMs = 1;
-constexpr int kGoodbyeLingerMs = 500;
-constexpr char kLocal = 'L';
-constexpr char kRemote = 'R';
-constexpr const char* kZapEndpoint = "inproc://zeromq.zap.01";
 
 Now read_clocks() {
   using std::chrono::duration_cast;
@@ -45,43 +38,10 @@ Now read_clocks() {
           static_cast<std::uint64_t>(duration_cast<milliseconds>(wall).count())};
 }
 
-void set_server_options(zmq::socket_t& socket, std::size_t max_frame_bytes) {
-  socket.set(zmq::sockopt::linger, kGoodbyeLingerMs);
-  socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(max_frame_bytes));
-  socket.set(zmq::sockopt::sndhwm, 1000);
-  socket.set(zmq::sockopt::rcvhwm, 1000);
-  socket.set(zmq::sockopt::backlog, 1024);
-  socket.set(zmq::sockopt::ipv6, true);
-  socket.set(zmq::sockopt::handshake_ivl, 5000);
-  socket.set(zmq::sockopt::tcp_keepalive, 1);
-  socket.set(zmq::sockopt::tcp_keepalive_idle, 10);
-  socket.set(zmq::sockopt::tcp_keepalive_intvl, 5);
-  socket.set(zmq::sockopt::tcp_keepalive_cnt, 3);
-}
-
-// "tcp://0.0.0.0:5556" -> "tcp://*:5556", which a peer completes with the host by which it knows us.
-std::string advertised(const std::string& endpoint) {
-  for (const std::string any : {"tcp://0.0.0.0:", "tcp://[::]:"}) {
-    if (endpoint.starts_with(any)) {
-      return "tcp://*:" + endpoint.substr(any.size());
-    }
-  }
-  return endpoint;
-}
-
 }  // namespace
 
 struct Server::Impl {
   explicit Impl(ServerOptions given);
-
-  void bind_bus();
-  void bind_events();
-  void bind_publishers();
-  void prepare_curve();
-  std::optional<LoopSocket>& open(std::optional<LoopSocket>& place, zmq::socket_type type, bool remote,
-                                  std::string_view domain, std::size_t max_frame_bytes);
-  bool bind_all(const std::vector<std::string>& wanted, std::optional<LoopSocket>& local,
-                std::optional<LoopSocket>& remote, std::vector<std::string>& bound);
 
   void run();
   void work();
@@ -91,159 +51,37 @@ struct Server::Impl {
   void drain_subscriptions(LoopSocket& from) const;
   void drain_publishers(LoopSocket& from);
   void drain_zap(LoopSocket& from);
-  // The next frames of a whole message; false when there is none. More than `max` are counted, not kept.
-  static bool receive(LoopSocket& from, std::vector<zmq::message_t>& frames, std::size_t max, std::size_t& count);
+  // The next frames of a whole message; false when there is none. More than `max` are counted, not
+  // kept.
+  static bool receive(LoopSocket& from, std::vector<zmq::message_t>& frames, std::size_t max,
+                      std::size_t& count);
   bool attention_wanted();
 
-  ServerOptions options;
-  zmq::context_t context;
-  std::optional<wire::KeyPair> keys;
-  std::optional<Authenticator> authenticator;
-  std::vector<UniqueFd> locks;
-  std::optional<LoopSocket> zap;
-  std::optional<LoopSocket> local_bus;
-  std::optional<LoopSocket> remote_bus;
-  std::optional<LoopSocket> local_events;
-  std::optional<LoopSocket> remote_events;
-  std::optional<LoopSocket> publishers;
-  std::vector<std::string> endpoints;
-  std::vector<std::string> events_endpoints;
   UniqueFd stop_fd;
   Router router;
+  Sockets sockets;
+  std::optional<Authenticator> authenticator;
   std::optional<Core> core;
   std::vector<zmq::message_t> frames;
   std::string key;
   Now now = read_clocks();
+  std::uint64_t tick_ms = kMaxTickMs;
   std::uint64_t next_tick_ms = 0;
   bool stopped = false;
 };
 
 Server::Impl::Impl(ServerOptions given)
-    : options(std::move(given)),
-      stop_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      router(options.outbox_bytes, options.outbox_messages) {
+    : stop_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      router(given.outbox_bytes, given.outbox_messages),
+      sockets(given, router) {
   if (!stop_fd) {
     throw std::system_error(errno, std::generic_category(), "eventfd");
   }
-  prepare_curve();
-  bind_events();
-  bind_bus();
-  bind_publishers();
-  core.emplace(options.core, random_hex(16), router, now);
-}
-
-void Server::Impl::prepare_curve() {
-  bool any_tcp = false;
-  for (const auto* list : {&options.listen, &options.events_listen}) {
-    for (const std::string& endpoint : *list) {
-      any_tcp = any_tcp || is_tcp(endpoint);
-    }
+  if (sockets.zap) {
+    authenticator.emplace(given.authorized_keys);
   }
-  if (!any_tcp) {
-    return;
-  }
-  if (options.curve_secret_file.empty() || options.authorized_keys.empty()) {
-    throw std::runtime_error("a tcp endpoint needs --curve-secret-file and --authorized-keys");
-  }
-  if (!std::filesystem::is_directory(options.authorized_keys)) {
-    throw std::runtime_error(options.authorized_keys + " is not a directory of authorized keys");
-  }
-  auto pair = wire::read_secret_file(options.curve_secret_file);
-  if (!pair) {
-    throw std::runtime_error(pair.error().detail);
-  }
-  keys = *pair;
-  authenticator.emplace(options.authorized_keys);
-  // Before any CURVE socket: without a handler libzmq would let every key in.
-  zap.emplace(LoopSocket{zmq::socket_t(context, zmq::socket_type::rep)});
-  zap->socket.set(zmq::sockopt::linger, 0);
-  zap->socket.bind(kZapEndpoint);
-}
-
-std::optional<LoopSocket>& Server::Impl::open(std::optional<LoopSocket>& place, zmq::socket_type type,
-                                              bool remote, std::string_view domain,
-                                              std::size_t max_frame_bytes) {
-  if (place) {
-    return place;
-  }
-  place.emplace(LoopSocket{zmq::socket_t(context, type)});
-  set_server_options(place->socket, max_frame_bytes);
-  if (remote) {
-    place->socket.set(zmq::sockopt::zap_domain, std::string(domain));
-    place->socket.set(zmq::sockopt::curve_server, true);
-    place->socket.set(zmq::sockopt::curve_secretkey, keys->secret_key);
-  }
-  return place;
-}
-
-void Server::Impl::bind_bus() {
-  if (options.listen.empty()) {
-    throw std::runtime_error("no endpoint to listen on");
-  }
-  const std::size_t largest = std::max(options.core.max_body_bytes, wire::kMaxHeaderBytes);
-  for (const std::string& endpoint : options.listen) {
-    const bool remote = is_tcp(endpoint);
-    if (!remote && !is_ipc(endpoint)) {
-      throw std::runtime_error("cannot listen on " + endpoint + ": it is neither ipc:// nor tcp://");
-    }
-    LoopSocket& bus = *open(remote ? remote_bus : local_bus, zmq::socket_type::router, remote, kBusDomain, largest);
-    bus.socket.set(zmq::sockopt::router_mandatory, true);
-    if (remote) {
-      endpoints.push_back(bind_tcp(bus.socket, endpoint));
-    } else {
-      locks.push_back(bind_ipc(bus.socket, endpoint));
-      endpoints.push_back(endpoint);
-    }
-  }
-  if (local_bus) {
-    router.add(kLocal, *local_bus);
-  }
-  if (remote_bus) {
-    router.add(kRemote, *remote_bus);
-  }
-}
-
-void Server::Impl::bind_events() {
-  // A subscription is small.
-  constexpr std::size_t kLargest = 1024;
-  for (const std::string& endpoint : options.events_listen) {
-    const bool remote = is_tcp(endpoint);
-    if (!remote && !is_ipc(endpoint)) {
-      throw std::runtime_error("cannot listen on " + endpoint + ": it is neither ipc:// nor tcp://");
-    }
-    LoopSocket& events =
-        *open(remote ? remote_events : local_events, zmq::socket_type::xpub, remote, kEventsDomain, kLargest);
-    std::string& announced =
-        remote ? options.core.remote_events_endpoint : options.core.local_events_endpoint;
-    if (remote) {
-      events_endpoints.push_back(bind_tcp(events.socket, endpoint));
-      announced = announced.empty() ? advertised(events_endpoints.back()) : announced;
-    } else {
-      locks.push_back(bind_ipc(events.socket, endpoint));
-      events_endpoints.push_back(endpoint);
-      announced = announced.empty()
-                      ? "ipc://" + std::filesystem::absolute(endpoint.substr(6)).string()
-                      : announced;
-    }
-  }
-  for (std::optional<LoopSocket>* events : {&local_events, &remote_events}) {
-    if (*events) {
-      router.add_publisher(**events);
-    }
-  }
-}
-
-void Server::Impl::bind_publishers() {
-  for (const std::string& endpoint : options.events_publish) {
-    if (!is_ipc(endpoint)) {
-      throw std::runtime_error("cannot take events on " + endpoint + ": it is not ipc://");
-    }
-    LoopSocket& socket = *open(publishers, zmq::socket_type::xsub, false, {}, wire::kMaxHeaderBytes);
-    locks.push_back(bind_ipc(socket.socket, endpoint));
-  }
-  if (publishers) {
-    publishers->socket.send(zmq::buffer(std::string_view("\x01", 1)), zmq::send_flags::dontwait);
-  }
+  tick_ms = std::clamp<std::uint64_t>(given.core.heartbeat_interval / 2, 1, kMaxTickMs);
+  core.emplace(given.core, random_hex(16), router, now);
 }
 
 bool Server::Impl::receive(LoopSocket& from, std::vector<zmq::message_t>& frames, std::size_t max,
@@ -277,8 +115,8 @@ bool Server::Impl::receive_bus(LoopSocket& from, char letter) {
   }
   Sender sender{key, {}, {}};
   if (letter == kRemote) {
-    const char* user = frames[1].gets(kUserProperty);
-    const char* node = frames[1].gets(kNodeProperty);
+    const char* user = zmq_msg_gets(frames[1].handle(), kUserProperty);
+    const char* node = zmq_msg_gets(frames[1].handle(), kNodeProperty);
     if (user == nullptr) {
       core->on_junk("no_identity", key);
       return true;
@@ -341,7 +179,8 @@ void Server::Impl::drain_zap(LoopSocket& from) {
 }
 
 bool Server::Impl::attention_wanted() {
-  for (const auto* one : {&zap, &local_bus, &remote_bus, &local_events, &remote_events, &publishers}) {
+  for (const auto* one : {&sockets.zap, &sockets.local_bus, &sockets.remote_bus,
+                          &sockets.local_events, &sockets.remote_events, &sockets.publishers}) {
     if (*one && (*one)->attend) {
       return true;
     }
@@ -351,30 +190,32 @@ bool Server::Impl::attention_wanted() {
 
 // One turn of every socket that may have something.
 void Server::Impl::work() {
-  if (zap && zap->attend) {
-    drain_zap(*zap);
+  if (sockets.zap && sockets.zap->attend) {
+    drain_zap(*sockets.zap);
   }
-  if (local_bus && local_bus->attend) {
-    drain_bus(*local_bus, kLocal);
+  if (sockets.local_bus && sockets.local_bus->attend) {
+    drain_bus(*sockets.local_bus, kLocal);
   }
-  if (remote_bus && remote_bus->attend) {
-    drain_bus(*remote_bus, kRemote);
+  if (sockets.remote_bus && sockets.remote_bus->attend) {
+    drain_bus(*sockets.remote_bus, kRemote);
   }
-  if (publishers && publishers->attend) {
-    drain_publishers(*publishers);
+  if (sockets.publishers && sockets.publishers->attend) {
+    drain_publishers(*sockets.publishers);
   }
-  for (std::optional<LoopSocket>* events : {&local_events, &remote_events}) {
+  for (std::optional<LoopSocket>* events : {&sockets.local_events, &sockets.remote_events}) {
     if (*events && (*events)->attend) {
       drain_subscriptions(**events);
     }
   }
 }
 
-// Until a socket signals, or it is time for something. Sockets that still want attention are not waited for.
+// Until a socket signals, or it is time for something. Sockets that still want attention are not
+// waited for.
 void Server::Impl::wait() {
   std::vector<pollfd> fds{{stop_fd.get(), POLLIN, 0}};
   std::vector<LoopSocket*> polled;
-  for (auto* one : {&zap, &local_bus, &remote_bus, &local_events, &remote_events, &publishers}) {
+  for (auto* one : {&sockets.zap, &sockets.local_bus, &sockets.remote_bus, &sockets.local_events,
+                    &sockets.remote_events, &sockets.publishers}) {
     if (*one) {
       fds.push_back({(*one)->socket.get(zmq::sockopt::fd), POLLIN, 0});
       polled.push_back(&**one);
@@ -399,11 +240,12 @@ void Server::Impl::run() {
       router.flush();
       work();
       for (const Router::Failure& failure : router.take_failures()) {
-        failure.overflow ? core->on_overflow(failure.key, now) : core->on_unreachable(failure.key, now);
+        failure.overflow ? core->on_overflow(failure.key, now)
+                         : core->on_unreachable(failure.key, now);
       }
       if (now.steady_ms >= next_tick_ms) {
         core->on_tick(now);
-        next_tick_ms = now.steady_ms + kTickMs;
+        next_tick_ms = now.steady_ms + tick_ms;
       }
       if (!attention_wanted()) {
         break;
@@ -420,8 +262,10 @@ void Server::Impl::run() {
 Server::Server(ServerOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
 Server::~Server() = default;
 
-const std::vector<std::string>& Server::endpoints() const { return impl_->endpoints; }
-const std::vector<std::string>& Server::events_endpoints() const { return impl_->events_endpoints; }
+const std::vector<std::string>& Server::endpoints() const { return impl_->sockets.endpoints; }
+const std::vector<std::string>& Server::events_endpoints() const {
+  return impl_->sockets.events_endpoints;
+}
 
 void Server::run() { impl_->run(); }
 

@@ -6,19 +6,20 @@
 
 #include "broker/options.h"
 
-// The broker with its sockets: a ROUTER and an XPUB for this host (ipc), the same with CURVE for others (tcp), an
-// XSUB for plain publishers (ipc), and the ZAP handler. One thread runs it all; beside it there is libzmq's I/O
-// thread alone. No peer is waited for: what one cannot take is kept for it within bounds, then it is sent away.
+// The broker with its sockets: a ROUTER and an XPUB for this host (ipc), the same with CURVE for
+// others (tcp), an XSUB for plain publishers (ipc), and the ZAP handler. One thread runs it all;
+// beside it there is libzmq's I/O thread alone. No peer is waited for: what one cannot take is kept
+// for it within bounds, then it is sent away.
 namespace runbus::broker {
 
 struct ServerOptions {
   CoreOptions core;
-  std::vector<std::string> listen;         // ipc:// or tcp://
-  std::vector<std::string> events_listen;  // ipc:// or tcp://
+  std::vector<std::string> listen;          // ipc:// or tcp://
+  std::vector<std::string> events_listen;   // ipc:// or tcp://
   std::vector<std::string> events_publish;  // ipc://
-  std::string curve_secret_file;           // needed for tcp, as is
-  std::string authorized_keys;             // the directory of NAME.pub files
-  std::size_t outbox_bytes = 64U << 20U;   // of one peer
+  std::string curve_secret_file;            // needed for tcp, as is
+  std::string authorized_keys;              // the directory of NAME.pub files
+  std::size_t outbox_bytes = 64U << 20U;    // of one peer
   std::size_t outbox_messages = 100'000;
 };
 

@@ -9,17 +9,18 @@
 
 #include "broker/state.h"
 
-// Which nodes a session lives on. Most services of a session run on one node; a service that this node does not
-// have (storage) may have taken its calls elsewhere, so a session has a short list, the oldest node first.
-// Bounded: the session that was used least recently is forgotten, and placed anew when it calls again.
+// Which nodes a session lives on. Most services of a session run on one node; a service that this
+// node does not have (storage) may have taken its calls elsewhere, so a session has a short list,
+// the oldest node first. Bounded: the session that was used least recently is forgotten, and placed
+// anew when it calls again.
 namespace runbus::broker {
 
 class Sessions {
  public:
   explicit Sessions(std::size_t max_sessions) : max_sessions_(max_sessions) {}
 
-  // The nodes of the session, without those that are dead or about to lose their last worker; empty when it has
-  // none. Counts as a use. Valid until the next call of a function of this class.
+  // The nodes of the session, without those that are dead or about to lose their last worker; empty
+  // when it has none. Counts as a use. Valid until the next call of a function of this class.
   const std::vector<NodePtr>& find(std::string_view session);
 
   // The session has been given to the node.

@@ -11,13 +11,16 @@
 
 #include "runbus/v1/bus.pb.h"
 
-// What the broker knows: peers, the services they offer, and calls. Plain data, changed by Directory and Core.
+// What the broker knows: peers, the services they offer, and calls. Plain data, changed by
+// Directory and Core.
 namespace runbus::broker {
 
 // For look-ups by string_view.
 struct TextHash {
   using is_transparent = void;
-  std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
+  std::size_t operator()(std::string_view text) const {
+    return std::hash<std::string_view>{}(text);
+  }
 };
 template <class T>
 using TextMap = std::unordered_map<std::string, T, TextHash, std::equal_to<>>;
@@ -104,9 +107,15 @@ struct FollowUp {
   zmq::message_t body;
 };
 
+// How often a call that nobody accepted is given to another worker.
+inline constexpr std::uint32_t kMaxRedispatches = 3;
+// What a waiting message costs beside its bytes.
+inline constexpr std::size_t kCallOverhead = 512;
+
 struct Call {
   std::string id;
-  std::string origin;  // peer_id of the gateway; empty for a call another broker dispatched, until it is known
+  std::string origin;  // peer_id of the gateway; empty for a call another broker dispatched, until
+                       // it is known
   std::string session;
   std::string method;
   std::string pinned;  // worker id, or empty
@@ -118,7 +127,8 @@ struct Call {
   std::vector<FollowUp> follow_ups;
   std::size_t size = 0;  // of all of them
   std::uint64_t deadline_ms = 0;
-  // Queued: the place in service->queue, and since when no worker could have taken it (0: one could).
+  // Queued: the place in service->queue, and since when no worker could have taken it (0: one
+  // could).
   bool queued = false;
   std::list<Call*>::iterator place;
   std::uint64_t stranded_since = 0;

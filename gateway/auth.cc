@@ -22,7 +22,8 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-// "scheme://host:port" as host:port with the scheme's port made explicit; empty when it is no such thing.
+// "scheme://host:port" as host:port with the scheme's port made explicit; empty when it is no such
+// thing.
 std::string authority_of(const std::string& origin) {
   const std::size_t scheme = origin.find("://");
   if (scheme == std::string::npos) {
@@ -39,7 +40,8 @@ std::string_view default_port(const std::string& origin) {
 std::size_t port_at(std::string_view authority) {
   const std::size_t bracket = authority.rfind(']');
   const std::size_t colon = authority.rfind(':');
-  const bool inside = bracket != std::string_view::npos && colon != std::string_view::npos && colon < bracket;
+  const bool inside =
+      bracket != std::string_view::npos && colon != std::string_view::npos && colon < bracket;
   return colon == std::string_view::npos || inside ? authority.size() : colon;
 }
 

@@ -5,12 +5,12 @@
 
 namespace runbus::gateway {
 
-// Why a connection ended. Each connection has exactly one; it is in the log, and in the close frame of a WebSocket
-// that can still be told.
+// Why a connection ended. Each connection has exactly one; it is in the log, and in the close frame
+// of a WebSocket that can still be told.
 enum class CloseReason {
-  kClientClosed,      // the peer said so, or closed its socket
-  kConnectionLost,    // a transport error
-  kProtocolError,     // RFC 6455 or HTTP broken
+  kClientClosed,    // the peer said so, or closed its socket
+  kConnectionLost,  // a transport error
+  kProtocolError,   // RFC 6455 or HTTP broken
   kMessageTooBig,
   kWriteQueueFull,    // replies pile up: the client does not read
   kWriteTimeout,      // the socket accepted nothing for too long

@@ -16,15 +16,16 @@
 
 namespace runbus::gateway {
 
-// The layer under a WebSocket: gathers small writes (each a whole frame) into one socket write, so that many short
-// replies cost one system call. A write of which the bytes were taken over counts as done; at most kHighWater
-// bytes are held so, and further ones wait. Large writes go straight to the socket when nothing is held. One
-// write at a time, as Beast has it.
+// The layer under a WebSocket: gathers small writes (each a whole frame) into one socket write, so
+// that many short replies cost one system call. A write of which the bytes were taken over counts
+// as done; at most kHighWater bytes are held so, and further ones wait. Large writes go straight to
+// the socket when nothing is held. One write at a time, as Beast has it.
 class CoalescingStream {
  public:
   using executor_type = Executor;
 
-  explicit CoalescingStream(TcpSocket socket) : state_(std::make_shared<State>(std::move(socket))) {}
+  explicit CoalescingStream(TcpSocket socket)
+      : state_(std::make_shared<State>(std::move(socket))) {}
 
   executor_type get_executor() { return state_->socket.get_executor(); }
   TcpSocket& socket() { return state_->socket; }
@@ -101,11 +102,10 @@ class CoalescingStream {
 
     void write() {
       std::swap(held, written);
-      boost::asio::async_write(socket, boost::asio::buffer(written),
-                               [self = shared_from_this()](const boost::system::error_code& failure,
-                                                           std::size_t /*bytes*/) {
-                                 self->on_written(failure);
-                               });
+      boost::asio::async_write(
+          socket, boost::asio::buffer(written),
+          [self = shared_from_this()](const boost::system::error_code& failure,
+                                      std::size_t /*bytes*/) { self->on_written(failure); });
     }
 
     void on_written(const boost::system::error_code& failure) {
@@ -142,9 +142,9 @@ class CoalescingStream {
 
   template <class Handler>
   static void complete(State& state, Handler&& handler, std::size_t bytes) {
-    boost::asio::post(state.socket.get_executor(),
-                      boost::beast::bind_front_handler(std::forward<Handler>(handler), state.error,
-                                                       bytes));
+    boost::asio::post(
+        state.socket.get_executor(),
+        boost::beast::bind_front_handler(std::forward<Handler>(handler), state.error, bytes));
   }
 
   template <class Buffers, class Handler>

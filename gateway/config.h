@@ -23,18 +23,18 @@ struct GatewayConfig {
   std::chrono::milliseconds ping_after{30'000};    // without a byte from a WebSocket peer
   std::chrono::milliseconds idle_timeout{90'000};  // the same; the peer is then gone
 
-  std::size_t write_queue_bytes = 16U << 20U;     // replies and events that wait for one connection
-  std::chrono::milliseconds write_age{60'000};    // no byte accepted while replies wait
-  std::chrono::seconds write_timeout{600};        // the same, while only items of streams wait
-  std::size_t event_backlog_bytes = 1U << 20U;    // beyond it a subscriber is told `events.lagged`
+  std::size_t write_queue_bytes = 16U << 20U;   // replies and events that wait for one connection
+  std::chrono::milliseconds write_age{60'000};  // no byte accepted while replies wait
+  std::chrono::seconds write_timeout{600};      // the same, while only items of streams wait
+  std::size_t event_backlog_bytes = 1U << 20U;  // beyond it a subscriber is told `events.lagged`
 
-  std::size_t max_calls = 256;                        // in flight, per connection
-  std::size_t max_batch = 1000;                       // requests in one batch
-  std::size_t max_request_bytes = 64U << 20U;         // of calls in flight, per connection
-  std::size_t max_subscriptions = 64;                 // per connection
-  std::uint64_t stream_window = 512U << 10U;          // bytes of items on their way, per stream
-  std::uint64_t min_stream_window = 16U << 10U;       // the least a stream gets
-  std::uint64_t shared_stream_window = 4U << 20U;     // all above the least, per connection
+  std::size_t max_calls = 256;                     // in flight, per connection
+  std::size_t max_batch = 1000;                    // requests in one batch
+  std::size_t max_request_bytes = 64U << 20U;      // of calls in flight, per connection
+  std::size_t max_subscriptions = 64;              // per connection
+  std::uint64_t stream_window = 512U << 10U;       // bytes of items on their way, per stream
+  std::uint64_t min_stream_window = 16U << 10U;    // the least a stream gets
+  std::uint64_t shared_stream_window = 4U << 20U;  // all above the least, per connection
   std::chrono::seconds call_timeout{3600};
   double linger = 60;  // seconds that a connection's own session outlives it
 };

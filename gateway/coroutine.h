@@ -10,9 +10,9 @@
 #include <chrono>
 #include <exception>
 
-// The gateway's coroutines: all on the one io_context, so neither strands nor locks. Parameters by value, first
-// a shared_ptr to the object the coroutine works for; no capturing lambdas; what a co_await needs has a name
-// (GCC 12 destroys some temporaries twice).
+// The gateway's coroutines: all on the one io_context, so neither strands nor locks. Parameters by
+// value, first a shared_ptr to the object the coroutine works for; no capturing lambdas; what a
+// co_await needs has a name (GCC 12 destroys some temporaries twice).
 namespace runbus::gateway {
 
 using Executor = boost::asio::io_context::executor_type;
@@ -29,8 +29,9 @@ void log_escaped(const char* name, const std::exception_ptr& exception) noexcept
 
 // Starts a coroutine; an exception that leaves it is logged.
 inline void spawn_logged(const Executor& executor, const char* name, Awaitable<void> work) {
-  boost::asio::co_spawn(executor, std::move(work),
-                        [name](const std::exception_ptr& exception) { log_escaped(name, exception); });
+  boost::asio::co_spawn(executor, std::move(work), [name](const std::exception_ptr& exception) {
+    log_escaped(name, exception);
+  });
 }
 
 }  // namespace runbus::gateway

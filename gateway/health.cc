@@ -58,30 +58,32 @@ void Health::refresh() {
       answer();
     }
   });
-  bus_.call(request_of("bus.workers"), [this, alive = alive_](const Result<std::string_view>& body) {
-    if (!*alive) {
-      return;
-    }
-    const auto response = parse<v1::WorkersResponse>(body);
-    workers_ = response ? std::optional<std::size_t>(response->workers_size()) : std::nullopt;
-    arrived();
-  });
+  bus_.call(
+      request_of("bus.workers"), [this, alive = alive_](const Result<std::string_view>& body) {
+        if (!*alive) {
+          return;
+        }
+        const auto response = parse<v1::WorkersResponse>(body);
+        workers_ = response ? std::optional<std::size_t>(response->workers_size()) : std::nullopt;
+        arrived();
+      });
   if (bus_.catalog()->find("session.list") == nullptr) {
     enforced_.reset();
     arrived();
     return;
   }
-  bus_.call(request_of("session.list"), [this, alive = alive_](const Result<std::string_view>& body) {
-    if (!*alive) {
-      return;
-    }
-    const auto response = parse<v1::ListSessionsResponse>(body);
-    if (response && response->sessions_size() > 0) {
-      const auto& enforced = response->sessions(0).enforced();
-      enforced_.emplace(enforced.begin(), enforced.end());
-    }
-    arrived();
-  });
+  bus_.call(request_of("session.list"),
+            [this, alive = alive_](const Result<std::string_view>& body) {
+              if (!*alive) {
+                return;
+              }
+              const auto response = parse<v1::ListSessionsResponse>(body);
+              if (response && response->sessions_size() > 0) {
+                const auto& enforced = response->sessions(0).enforced();
+                enforced_.emplace(enforced.begin(), enforced.end());
+              }
+              arrived();
+            });
 }
 
 void Health::arrived() {
@@ -102,7 +104,8 @@ std::string Health::text() const {
   std::string out = R"({"status":")";
   out.append(bus_.ready() ? "ok" : "unavailable").append(R"(","version":)");
   wire::append_json_string(RUNBUS_VERSION, out);
-  out.append(R"(,"workers":)").append(workers_ && bus_.ready() ? std::to_string(*workers_) : "null");
+  out.append(R"(,"workers":)")
+      .append(workers_ && bus_.ready() ? std::to_string(*workers_) : "null");
   out.append(R"(,"enforced":)");
   if (!enforced_) {
     return out.append("null}");

@@ -14,8 +14,8 @@
 
 namespace runbus::gateway {
 
-// What /health says: asks the bus at most every few seconds, however often it is asked, and waits for the bus no
-// longer than a second.
+// What /health says: asks the bus at most every few seconds, however often it is asked, and waits
+// for the bus no longer than a second.
 class Health {
  public:
   Health(boost::asio::io_context& io, BusClient& bus);
@@ -23,8 +23,9 @@ class Health {
   Health(const Health&) = delete;
   Health& operator=(const Health&) = delete;
 
-  // Calls `done` with {status, version, workers, enforced}: "ok" when calls can be made, else "unavailable"; `workers`
-  // and `enforced` are null while they are not known (no broker; no session yet).
+  // Calls `done` with {status, version, workers, enforced}: "ok" when calls can be made, else
+  // "unavailable"; `workers` and `enforced` are null while they are not known (no broker; no
+  // session yet).
   void report(std::function<void(std::string)> done);
   bool ready() const { return bus_.ready(); }
 

@@ -11,8 +11,8 @@
 
 namespace runbus::gateway {
 
-// The Sink of one POST /rpc: gathers its one answer, or turns items and answer into server-sent events. The coroutine
-// that serves the request waits for it.
+// The Sink of one POST /rpc: gathers its one answer, or turns items and answer into server-sent
+// events. The coroutine that serves the request waits for it.
 class HttpExchange final : public Sink {
  public:
   HttpExchange(const Executor& executor, Items items, std::size_t max_reply_bytes);

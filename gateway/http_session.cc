@@ -24,6 +24,7 @@ using Request = http::request<http::string_body>;
 using Response = http::response<http::string_body>;
 using boost::system::error_code;
 
+constexpr std::chrono::seconds kEndTimeout{2};
 constexpr auto kNever = Clock::time_point::max();
 
 std::string_view view(boost::beast::string_view text) { return {text.data(), text.size()}; }
@@ -33,7 +34,8 @@ bool contains(std::string_view text, std::string_view word) {
 }
 
 std::string valid_traceparent(std::string_view text) {
-  const bool valid = text.size() == 55 && text.find_first_not_of("0123456789abcdef-") == std::string_view::npos;
+  const bool valid =
+      text.size() == 55 && text.find_first_not_of("0123456789abcdef-") == std::string_view::npos;
   return valid ? std::string(text) : std::string();
 }
 
@@ -65,6 +67,7 @@ class HttpSession final : public Connection, public std::enable_shared_from_this
   }
 
  private:
+  static Awaitable<void> end(std::shared_ptr<HttpSession> self);
   static Awaitable<bool> read_request(std::shared_ptr<HttpSession> self);
   static Awaitable<bool> read_body(std::shared_ptr<HttpSession> self);
   static Awaitable<bool> serve(std::shared_ptr<HttpSession> self);
@@ -111,12 +114,26 @@ Awaitable<void> HttpSession::run(std::shared_ptr<HttpSession> self) {
       open = co_await serve(self);
     }
   }
-  self->closed_ = true;
-  error_code ignored;
   if (self->socket_.is_open()) {
-    self->socket_.shutdown(TcpSocket::shutdown_both, ignored);
-    self->socket_.close(ignored);
+    co_await end(self);
   }
+  self->closed_ = true;
+}
+
+// To close with input unread would reset the connection, and the client might never see the answer:
+// what still comes is thrown away for a while.
+Awaitable<void> HttpSession::end(std::shared_ptr<HttpSession> self) {
+  error_code failed;
+  self->socket_.shutdown(TcpSocket::shutdown_send, failed);
+  self->deadline_ = Clock::now() + kEndTimeout;
+  std::string scrap(4096, '\0');
+  const auto buffer = boost::asio::buffer(scrap);
+  for (std::size_t left = self->gateway_.config.max_frame_bytes; !failed && left > 0;) {
+    const auto [error, bytes] = co_await self->socket_.async_read_some(buffer, kTuple);
+    failed = error;
+    left -= std::min(left, bytes);
+  }
+  self->socket_.close(failed);
 }
 
 Awaitable<bool> HttpSession::read_request(std::shared_ptr<HttpSession> self) {
@@ -186,9 +203,9 @@ Awaitable<bool> HttpSession::serve(std::shared_ptr<HttpSession> self) {
   }
   if (verb != http::verb::get && verb != http::verb::head) {
     const bool known = path == "/" || path == "/health" || path == "/ready";
-    Response response = self->refuse(
-        known ? http::status::method_not_allowed : http::status::not_found,
-        ErrorCode::kInvalidRequest, known ? "only GET" : "no such page");
+    Response response =
+        self->refuse(known ? http::status::method_not_allowed : http::status::not_found,
+                     ErrorCode::kInvalidRequest, known ? "only GET" : "no such page");
     co_return co_await respond(self, std::move(response));
   }
   if (path == "/health") {
@@ -226,6 +243,7 @@ Awaitable<bool> HttpSession::health(std::shared_ptr<HttpSession> self) {
   auto answer = std::make_shared<HttpExchange>(self->socket_.get_executor(), Sink::Items::kNone,
                                                self->gateway_.config.write_queue_bytes);
   self->exchange_ = answer;
+  self->deadline_ = kNever;  // Health answers within a second
   self->gateway_.health.report([answer](std::string text) { answer->send(std::move(text)); });
   co_await answer->wait();
   self->exchange_.reset();
@@ -245,8 +263,8 @@ Awaitable<bool> HttpSession::upgrade(std::shared_ptr<HttpSession> self) {
     response = self->refuse(http::status::forbidden, ErrorCode::kAuthorization,
                             "this Origin may not connect");
   } else if (const auto principal = self->gateway_.auth.authenticate(credentials); !principal) {
-    response = self->refuse(http::status::unauthorized, ErrorCode::kAuthentication,
-                            "a token is required");
+    response =
+        self->refuse(http::status::unauthorized, ErrorCode::kAuthentication, "a token is required");
     response.set(http::field::www_authenticate, "Bearer");
   } else if (!boost::beast::websocket::is_upgrade(self->request())) {
     response = self->refuse(http::status::upgrade_required, ErrorCode::kInvalidRequest,
@@ -276,12 +294,12 @@ Awaitable<bool> HttpSession::rpc(std::shared_ptr<HttpSession> self) {
                  "Authorization, Content-Type, Accept, traceparent");
     refusal->set(http::field::access_control_max_age, "600");
   } else if (verb != http::verb::post) {
-    refusal = self->refuse(http::status::method_not_allowed, ErrorCode::kInvalidRequest,
-                           "only POST");
+    refusal =
+        self->refuse(http::status::method_not_allowed, ErrorCode::kInvalidRequest, "only POST");
     refusal->set(http::field::allow, "POST, OPTIONS");
   } else if (!self->gateway_.auth.authenticate(credentials)) {
-    refusal = self->refuse(http::status::unauthorized, ErrorCode::kAuthentication,
-                           "a token is required");
+    refusal =
+        self->refuse(http::status::unauthorized, ErrorCode::kAuthentication, "a token is required");
     refusal->set(http::field::www_authenticate, "Bearer");
   } else if (!type.empty() && !type.starts_with("application/json")) {
     refusal = self->refuse(http::status::unsupported_media_type, ErrorCode::kInvalidRequest,
@@ -301,7 +319,8 @@ Awaitable<bool> HttpSession::rpc(std::shared_ptr<HttpSession> self) {
       self->gateway_.config.write_queue_bytes);
   Caller caller{*self->gateway_.auth.authenticate(credentials),
                 valid_traceparent(view(self->request()["traceparent"])), 0};
-  auto session = std::make_shared<RpcSession>(self->gateway_.rpc, *self->exchange_, std::move(caller));
+  auto session =
+      std::make_shared<RpcSession>(self->gateway_.rpc, *self->exchange_, std::move(caller));
   bool open = false;
   try {
     open = co_await answer_rpc(self, session);
@@ -386,7 +405,7 @@ Awaitable<bool> HttpSession::stream_events(std::shared_ptr<HttpSession> self) {
     }
   }
   const bool ended = co_await write_text(self, chunked ? "0\r\n\r\n" : "");
-  co_return ended && keep_alive;
+  co_return ended&& keep_alive;
 }
 
 Awaitable<bool> HttpSession::write_text(std::shared_ptr<HttpSession> self, std::string text) {
@@ -400,7 +419,8 @@ Awaitable<bool> HttpSession::write_text(std::shared_ptr<HttpSession> self, std::
 
 Awaitable<bool> HttpSession::respond(std::shared_ptr<HttpSession> self, Response response) {
   // A body that was not read would be taken for the next request.
-  const bool whole = self->body_read_ || (self->parser_->is_header_done() && self->parser_->is_done());
+  const bool whole =
+      self->body_read_ || (self->parser_->is_header_done() && self->parser_->is_done());
   response.keep_alive(whole && self->request().keep_alive());
   if (response.result() != http::status::no_content) {
     response.prepare_payload();
@@ -448,19 +468,18 @@ Credentials HttpSession::credentials() const {
 
 // Notices a client that goes away while its call runs. Bytes of a further request end the watch.
 void HttpSession::watch_peer() {
-  socket_.async_wait(TcpSocket::wait_read,
-                     [weak = weak_from_this(), exchange = exchange_](const error_code& error) {
-                       const auto self = weak.lock();
-                       if (!self || error || self->exchange_ != exchange) {
-                         return;
-                       }
-                       char byte = 0;
-                       const ssize_t got = ::recv(self->socket_.native_handle(), &byte, 1,
-                                                  MSG_PEEK | MSG_DONTWAIT);
-                       if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
-                         self->close(CloseReason::kClientClosed);
-                       }
-                     });
+  socket_.async_wait(TcpSocket::wait_read, [weak = weak_from_this(),
+                                            exchange = exchange_](const error_code& error) {
+    const auto self = weak.lock();
+    if (!self || error || self->exchange_ != exchange) {
+      return;
+    }
+    char byte = 0;
+    const ssize_t got = ::recv(self->socket_.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
+      self->close(CloseReason::kClientClosed);
+    }
+  });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -39,33 +40,51 @@ struct Flags {
 
 void add_flags(CLI::App& app, Flags& flags) {
   app.set_version_flag("--version", "runbus-gateway " RUNBUS_VERSION);
-  app.add_option("--listen", flags.listen, "HOST:PORT to serve HTTP and WebSocket on; port 0 takes any")
+  app.add_option("--listen", flags.listen,
+                 "HOST:PORT to serve HTTP and WebSocket on; port 0 takes any")
       ->capture_default_str();
-  app.add_option("--broker", flags.brokers.endpoints, "Endpoint of a broker; the first that is connected is used")
+  app.add_option("--broker", flags.brokers.endpoints,
+                 "Endpoint of a broker; the first that is connected is used")
       ->required();
-  app.add_option("--events", flags.brokers.events_endpoint, "Where events come from, if not where the broker says");
+  app.add_option("--events", flags.brokers.events_endpoint,
+                 "Where events come from, if not where the broker says");
   app.add_option("--node", flags.brokers.node, "Name of this host on the bus");
-  app.add_option("--token-file", flags.token_file, "File whose first line is the token (else RUNBUS_TOKEN)");
-  app.add_flag("--insecure-no-token", flags.insecure_no_token, "Let everyone in; on a loopback address only");
-  app.add_option("--allow-origin", flags.config.allowed_origins, "Origin of web pages that may connect, besides our own");
-  app.add_option("--curve-server-key", flags.curve_server_key, "Public key of the brokers, for tcp");
-  app.add_option("--curve-secret-file", flags.curve_secret_file, "Key pair of this gateway, for tcp");
+  app.add_option("--token-file", flags.token_file,
+                 "File whose first line is the token (else RUNBUS_TOKEN)");
+  app.add_flag("--insecure-no-token", flags.insecure_no_token,
+               "Let everyone in; on a loopback address only");
+  app.add_option("--allow-origin", flags.config.allowed_origins,
+                 "Origin of web pages that may connect, besides our own");
+  app.add_option("--curve-server-key", flags.curve_server_key,
+                 "Public key of the brokers, for tcp");
+  app.add_option("--curve-secret-file", flags.curve_secret_file,
+                 "Key pair of this gateway, for tcp");
   app.add_option("--max-connections", flags.config.max_connections)->capture_default_str();
   app.add_option("--max-frame-bytes", flags.config.max_frame_bytes, "Largest message or HTTP body")
-      ->capture_default_str()->check(CLI::Range(std::size_t{1024}, std::size_t{1} << 30U));
+      ->capture_default_str()
+      ->check(CLI::Range(std::size_t{1024}, std::size_t{1} << 30U));
   app.add_option("--max-calls", flags.config.max_calls, "Calls in flight per connection")
-      ->capture_default_str()->check(CLI::Range(1, 256));
-  app.add_option("--write-queue-bytes", flags.config.write_queue_bytes, "Replies that may wait for one connection")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 256));
+  app.add_option("--write-queue-bytes", flags.config.write_queue_bytes,
+                 "Replies that may wait for one connection")
       ->capture_default_str();
-  app.add_option("--write-timeout", flags.write_timeout, "Seconds that a client with a stream may read nothing")
-      ->capture_default_str()->check(CLI::Range(1.0, 1e9));
-  app.add_option("--linger", flags.config.linger, "Seconds that a connection's own session outlives it")
-      ->capture_default_str()->check(CLI::Range(0.0, 1e9));
+  app.add_option("--write-timeout", flags.write_timeout,
+                 "Seconds that a client with a stream may read nothing")
+      ->capture_default_str()
+      ->check(CLI::Range(1.0, 1e9));
+  app.add_option("--linger", flags.config.linger,
+                 "Seconds that a connection's own session outlives it")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e9));
   app.add_option("--call-timeout", flags.call_timeout, "Seconds that a call may take")
-      ->capture_default_str()->check(CLI::Range(0.1, 1e8));
+      ->capture_default_str()
+      ->check(CLI::Range(1.0, 1e8));
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warning, error or off")
-      ->capture_default_str()->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}));
-  app.add_option("--ready-fd", flags.ready_fd, "Descriptor to write \"HOST:PORT\\n\" to when listening");
+      ->capture_default_str()
+      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}));
+  app.add_option("--ready-fd", flags.ready_fd,
+                 "Descriptor to write \"HOST:PORT\\n\" to when listening");
 }
 
 void read_listen(Flags& flags) {
@@ -78,7 +97,8 @@ void read_listen(Flags& flags) {
     flags.config.host = flags.config.host.substr(1, flags.config.host.size() - 2);
   }
   unsigned port = 0;
-  if (!boost::conversion::try_lexical_convert(flags.listen.substr(colon + 1), port) || port > 65535) {
+  if (!boost::conversion::try_lexical_convert(flags.listen.substr(colon + 1), port) ||
+      port > 65535) {
     throw std::invalid_argument("--listen: the port must be 0 to 65535");
   }
   flags.config.port = static_cast<std::uint16_t>(port);
@@ -119,7 +139,7 @@ void finish_flags(Flags& flags) {
   flags.config.write_timeout =
       duration_cast<std::chrono::seconds>(std::chrono::duration<double>(flags.write_timeout));
   flags.config.call_timeout =
-      duration_cast<std::chrono::milliseconds>(std::chrono::duration<double>(flags.call_timeout));
+      duration_cast<std::chrono::seconds>(std::chrono::duration<double>(flags.call_timeout));
   if (flags.brokers.node.empty()) {
     std::array<char, 256> name{};
     if (::gethostname(name.data(), name.size() - 1) == 0) {

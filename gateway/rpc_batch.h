@@ -12,7 +12,8 @@ class RpcBatch {
   explicit RpcBatch(std::size_t max_bytes) : max_bytes_(max_bytes) {}
 
   void expect() { ++expected_; }
-  // `id` is of the call that `answer` is for. An answer that no longer fits is replaced by an error.
+  // `id` is of the call that `answer` is for. An answer that no longer fits is replaced by an
+  // error.
   void add(std::string_view id, std::string_view answer);
   bool complete() const { return expected_ == 0; }
   bool empty() const { return text_.empty(); }

@@ -20,9 +20,7 @@ class StreamItem final : public Item {
   StreamItem(std::shared_ptr<RpcCall> call, zmq::message_t body)
       : call_(std::move(call)), body_(std::move(body)) {}
   std::size_t bytes() const override { return body_.size(); }
-  void render(std::string& out) override {
-    call_->render({body_.data<char>(), body_.size()}, out);
-  }
+  void render(std::string& out) override { call_->render({body_.data<char>(), body_.size()}, out); }
   void delivered() override { call_->delivered(body_.size()); }
 
  private:

@@ -14,8 +14,8 @@ namespace runbus::gateway {
 
 class RpcSession;
 
-// One JSON-RPC call that a worker serves: turns its items and its result into frames. Lives as long as the call or
-// an item of it that waits to be written.
+// One JSON-RPC call that a worker serves: turns its items and its result into frames. Lives as long
+// as the call or an item of it that waits to be written.
 class RpcCall final : public CallObserver, public std::enable_shared_from_this<RpcCall> {
  public:
   struct Parts {

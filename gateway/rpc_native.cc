@@ -26,8 +26,9 @@ Result<void> check_user_topic(const std::string& topic) {
     return make_error(ErrorCode::kAuthorization, "topic: clients publish under \"user.\" only");
   }
   if (!wire::is_valid_topic(topic)) {
-    return make_error(ErrorCode::kInvalidParams,
-                      "topic: at most 128 letters, digits, \"_\", \"-\" and single dots between them");
+    return make_error(
+        ErrorCode::kInvalidParams,
+        "topic: at most 128 letters, digits, \"_\", \"-\" and single dots between them");
   }
   return {};
 }
@@ -145,8 +146,9 @@ void RpcSession::subscribe(const rapidjson::Value& params, const RpcRequest& req
   v1::SubscribeRequest subscribe_request;
   Result<void> allowed = wire::json_to_message(params, subscribe_request);
   if (allowed && (request.notification() || !sink_->persistent())) {
-    allowed = make_error(ErrorCode::kInvalidRequest,
-                         "events.subscribe needs a WebSocket and an id: its answer names the subscription");
+    allowed = make_error(
+        ErrorCode::kInvalidRequest,
+        "events.subscribe needs a WebSocket and an id: its answer names the subscription");
   }
   if (allowed && subscriptions_ >= services_.config.max_subscriptions) {
     Error error = make_error(ErrorCode::kRateLimit,
@@ -160,16 +162,16 @@ void RpcSession::subscribe(const rapidjson::Value& params, const RpcRequest& req
     return;
   }
   ++subscriptions_;
-  services_.hub.subscribe(
-      *sink_, subscribe_request,
-      [self = shared_from_this(), id = request.id, batch](const Result<v1::SubscribeResponse>& result) {
-        if (!result) {
-          --self->subscriptions_;
-          self->reply(id, batch, error_reply(id, result.error()));
-        } else {
-          self->reply(id, batch, result_reply(id, *result));
-        }
-      });
+  services_.hub.subscribe(*sink_, subscribe_request,
+                          [self = shared_from_this(), id = request.id,
+                           batch](const Result<v1::SubscribeResponse>& result) {
+                            if (!result) {
+                              --self->subscriptions_;
+                              self->reply(id, batch, error_reply(id, result.error()));
+                            } else {
+                              self->reply(id, batch, result_reply(id, *result));
+                            }
+                          });
 }
 
 }  // namespace runbus::gateway

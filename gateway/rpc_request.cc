@@ -51,8 +51,8 @@ class RawScanner {
 
  private:
   void skip_space() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n' ||
-                                  text_[at_] == '\r')) {
+    while (at_ < text_.size() &&
+           (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n' || text_[at_] == '\r')) {
       ++at_;
     }
   }
@@ -104,13 +104,19 @@ class RawScanner {
 
 std::string_view type_name(const rapidjson::Value& value) {
   switch (value.GetType()) {
-    case rapidjson::kNullType: return "null";
+    case rapidjson::kNullType:
+      return "null";
     case rapidjson::kFalseType:
-    case rapidjson::kTrueType: return "a boolean";
-    case rapidjson::kObjectType: return "an object";
-    case rapidjson::kArrayType: return "an array";
-    case rapidjson::kStringType: return "a string";
-    case rapidjson::kNumberType: break;
+    case rapidjson::kTrueType:
+      return "a boolean";
+    case rapidjson::kObjectType:
+      return "an object";
+    case rapidjson::kArrayType:
+      return "an array";
+    case rapidjson::kStringType:
+      return "a string";
+    case rapidjson::kNumberType:
+      break;
   }
   return "a number";
 }
@@ -131,8 +137,8 @@ std::string number_text(Number number) {
   return {text.data(), end};
 }
 
-// Members of the envelope; rapidjson keeps all of a repeated member, which would let two readers of one
-// message see two different requests.
+// Members of the envelope; rapidjson keeps all of a repeated member, which would let two readers of
+// one message see two different requests.
 struct Members {
   rapidjson::Value* jsonrpc = nullptr;
   rapidjson::Value* id = nullptr;
@@ -267,9 +273,9 @@ void RpcMessage::read_batch(std::string_view text, std::size_t max_batch) {
   if (document_.Empty() || document_.Size() > max_batch) {
     requests_.emplace_back();
     requests_.back().id = "null";
-    requests_.back().error =
-        invalid(document_.Empty() ? "a batch needs at least one request"
-                                  : "a batch has at most " + std::to_string(max_batch) + " requests");
+    requests_.back().error = invalid(
+        document_.Empty() ? "a batch needs at least one request"
+                          : "a batch has at most " + std::to_string(max_batch) + " requests");
     return;
   }
   batch_ = true;

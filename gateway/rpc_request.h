@@ -16,8 +16,8 @@ namespace runbus::gateway {
 
 // One request object of JSON-RPC 2.0 §4.
 struct RpcRequest {
-  // The JSON text of the id as the client wrote it (an escape in a string may be spelt otherwise); empty for a
-  // notification; "null" where a malformed request has no usable id (§5).
+  // The JSON text of the id as the client wrote it (an escape in a string may be spelt otherwise);
+  // empty for a notification; "null" where a malformed request has no usable id (§5).
   std::string id;
   // Equal for equal ids; empty for a notification and for null.
   std::string key;
@@ -30,8 +30,8 @@ struct RpcRequest {
   bool notification() const { return id.empty(); }
 };
 
-// What one WebSocket message or HTTP body holds: a request or a batch (§6). A text that is no JSON, or an empty
-// batch, is one malformed request.
+// What one WebSocket message or HTTP body holds: a request or a batch (§6). A text that is no JSON,
+// or an empty batch, is one malformed request.
 class RpcMessage {
  public:
   RpcMessage(std::string_view text, const wire::JsonLimits& limits, std::size_t max_batch);
@@ -53,7 +53,8 @@ class RpcMessage {
   bool batch_ = false;
 };
 
-// The key (RpcRequest::key) of an id found in params, as of `$/cancelRequest`; empty when it is no usable id.
+// The key (RpcRequest::key) of an id found in params, as of `$/cancelRequest`; empty when it is no
+// usable id.
 std::string id_key(const rapidjson::Value& id);
 
 }  // namespace runbus::gateway

@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::chrono::seconds kReleaseTimeout{30};
 
-// Params by position (JSON-RPC 2.0 §4.2): the expected order is that of the request message's fields.
+// Params by position (JSON-RPC 2.0 §4.2): the expected order is that of the request message's
+// fields.
 Result<rapidjson::Value> by_name(rapidjson::Value* params, const google::protobuf::Descriptor& type,
                                  rapidjson::Document::AllocatorType& allocator) {
   rapidjson::Value object(rapidjson::kObjectType);
@@ -118,8 +119,7 @@ void RpcSession::dispatch(RpcMessage& message, RpcRequest& request, const BatchP
     return;
   }
   if (method == nullptr || method->internal) {
-    reply_error(request, batch,
-                make_error(ErrorCode::kMethodNotFound, printable(request.method)));
+    reply_error(request, batch, make_error(ErrorCode::kMethodNotFound, printable(request.method)));
     return;
   }
   const Result<rapidjson::Value> params =
@@ -182,9 +182,9 @@ void RpcSession::call(const std::shared_ptr<const wire::Catalog>& catalog,
 
 Result<void> RpcSession::admit(std::size_t request_bytes) const {
   if (calls_.size() >= services_.config.max_calls) {
-    Error error = make_error(ErrorCode::kRateLimit,
-                             "at most " + std::to_string(services_.config.max_calls) +
-                                 " calls of a connection can be in flight");
+    Error error =
+        make_error(ErrorCode::kRateLimit, "at most " + std::to_string(services_.config.max_calls) +
+                                              " calls of a connection can be in flight");
     error.limit = "calls";
     return error;
   }
@@ -198,7 +198,8 @@ Result<void> RpcSession::admit(std::size_t request_bytes) const {
   return {};
 }
 
-// Each stream has the least window for sure; beyond it the first ones have the most, and the sum is bounded.
+// Each stream has the least window for sure; beyond it the first ones have the most, and the sum is
+// bounded.
 std::uint64_t RpcSession::take_window(const wire::Method& method) {
   if (!method.server_streaming) {
     return 0;

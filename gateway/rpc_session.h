@@ -31,9 +31,9 @@ struct Caller {
   double linger = 60;       // seconds that the caller's own session goes on after it
 };
 
-// JSON-RPC 2.0 for one connection, whatever carries it: takes texts, gives each request its one answer through the
-// Sink, runs the calls of a batch at once, and bounds what a client can have in flight. Created by make_shared;
-// calls in flight keep it alive.
+// JSON-RPC 2.0 for one connection, whatever carries it: takes texts, gives each request its one
+// answer through the Sink, runs the calls of a batch at once, and bounds what a client can have in
+// flight. Created by make_shared; calls in flight keep it alive.
 class RpcSession : public std::enable_shared_from_this<RpcSession> {
  public:
   RpcSession(RpcServices& services, Sink& sink, Caller caller);
@@ -42,10 +42,11 @@ class RpcSession : public std::enable_shared_from_this<RpcSession> {
   bool on_message(std::string_view text);
   // Answers what was no text at all.
   void refuse(const Error& error);
-  // The connection has ended: its calls are told so, its subscriptions end, its own session is released. The sink is
-  // not used again. Idempotent.
+  // The connection has ended: its calls are told so, its subscriptions end, its own session is
+  // released. The sink is not used again. Idempotent.
   void close();
-  // No one waits for more answers, but calls without one go on; the own session is released after the last.
+  // No one waits for more answers, but calls without one go on; the own session is released after
+  // the last.
   void detach();
 
   // For RpcCall. `reply` is empty for a notification.

@@ -16,7 +16,8 @@ using boost::asio::ip::tcp;
 using boost::system::error_code;
 
 constexpr std::string_view kFull =
-    "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
+    "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: "
+    "0\r\n\r\n";
 constexpr std::chrono::milliseconds kAcceptRetry{100};
 constexpr std::chrono::milliseconds kEndTimeout{1'300};
 
@@ -28,7 +29,8 @@ boost::asio::ip::address address_of(const std::string& host) {
 
 bool is_loopback(const std::string& host) {
   error_code error;
-  const auto address = boost::asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
+  const auto address =
+      boost::asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
   return !error && address.is_loopback();
 }
 
@@ -82,10 +84,9 @@ Awaitable<void> Server::accept(std::shared_ptr<Server> self) {
 }
 
 Awaitable<void> Server::look_after(std::shared_ptr<Server> self) {
-  const auto interval =
-      std::min<std::chrono::milliseconds>(std::chrono::seconds(1),
-                                          self->gateway_.config.handshake_timeout / 4 +
-                                              std::chrono::milliseconds(1));
+  const auto interval = std::min<std::chrono::milliseconds>(
+      std::chrono::seconds(1),
+      self->gateway_.config.handshake_timeout / 4 + std::chrono::milliseconds(1));
   while (!self->stopped_) {
     self->check_timer_.expires_after(interval);
     co_await self->check_timer_.async_wait(kTuple);

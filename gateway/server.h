@@ -19,7 +19,8 @@ class Server : public std::enable_shared_from_this<Server> {
   // Throws boost::system::system_error when it cannot listen. Returns "HOST:PORT" as bound.
   std::string listen(const std::string& host, std::uint16_t port);
   void start();
-  // Accepts no more, closes WebSockets with 1001 and calls `done` when all are gone, or have been cut off after a while.
+  // Accepts no more, closes WebSockets with 1001 and calls `done` when all are gone, or have been
+  // cut off after a while.
   void stop(std::function<void()> done);
 
  private:

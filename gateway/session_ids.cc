@@ -19,8 +19,9 @@ Result<void> check(const FieldDescriptor* field, const std::string& id) {
     return {};
   }
   return make_error(ErrorCode::kInvalidParams,
-                    field->name() + ": an id is 1 to 128 of A-Z a-z 0-9 . _ : - and begins with a "
-                                    "letter or a digit");
+                    field->name() +
+                        ": an id is 1 to 128 of A-Z a-z 0-9 . _ : - and begins with a "
+                        "letter or a digit");
 }
 
 }  // namespace

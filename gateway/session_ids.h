@@ -11,8 +11,8 @@
 
 namespace runbus::gateway {
 
-// The session of one connection, and which session the things it made are in: fills the members of a request that
-// have a FieldRole (proto/runbus/v1/options.proto).
+// The session of one connection, and which session the things it made are in: fills the members of
+// a request that have a FieldRole (proto/runbus/v1/options.proto).
 class SessionIds {
  public:
   // The connection's own session; made on first use.
@@ -20,7 +20,8 @@ class SessionIds {
   // Whether a call ran in it, so that it has to be released.
   bool own_used() const { return own_used_; }
 
-  // Fills what the client left empty and returns the session the call runs in, empty when the rpc knows none.
+  // Fills what the client left empty and returns the session the call runs in, empty when the rpc
+  // knows none.
   Result<std::string> fill(const wire::Method& method, google::protobuf::Message& request);
 
  private:

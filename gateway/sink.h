@@ -6,8 +6,9 @@
 
 namespace runbus::gateway {
 
-// An item of a stream on its way to a client. It stays as the bus delivered it until the transport is ready to
-// write it, so that what waits is bounded by the credit of its stream, whatever JSON makes of it.
+// An item of a stream on its way to a client. It stays as the bus delivered it until the transport
+// is ready to write it, so that what waits is bounded by the credit of its stream, whatever JSON
+// makes of it.
 class Item {
  public:
   virtual ~Item() = default;
@@ -18,8 +19,9 @@ class Item {
   virtual void delivered() = 0;
 };
 
-// Where the frames of one RpcSession go: a WebSocket, an HTTP response, a stream of server-sent events. Frames
-// go out in the order of the calls. A function may end the connection, and with it the session, before it returns.
+// Where the frames of one RpcSession go: a WebSocket, an HTTP response, a stream of server-sent
+// events. Frames go out in the order of the calls. A function may end the connection, and with it
+// the session, before it returns.
 class Sink {
  public:
   enum class Items {

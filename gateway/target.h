@@ -6,7 +6,8 @@
 
 namespace runbus::gateway {
 
-// A request target in origin form (RFC 9112 §3.2.1), split. Only the path may be logged: the query can hold a token.
+// A request target in origin form (RFC 9112 §3.2.1), split. Only the path may be logged: the query
+// can hold a token.
 struct Target {
   std::string_view path;
   std::string_view query;

@@ -215,14 +215,14 @@ void WebSocketConnection::close(CloseReason reason) {
   const std::string_view text = to_string(reason);
   websocket::close_reason told(close_code(reason));
   told.reason.assign(text.data(), text.size());
-  stream_.async_close(told, [self = shared_from_this()](const error_code& /*it is over*/) {
-    self->abort();
-  });
+  stream_.async_close(
+      told, [self = shared_from_this()](const error_code& /*it is over*/) { self->abort(); });
 }
 
 }  // namespace
 
-void start_websocket(TcpSocket socket, const HttpRequest& request, Gateway& gateway, Caller caller) {
+void start_websocket(TcpSocket socket, const HttpRequest& request, Gateway& gateway,
+                     Caller caller) {
   const Executor executor = socket.get_executor();
   auto connection = std::make_shared<WebSocketConnection>(std::move(socket), gateway);
   auto session = std::make_shared<RpcSession>(gateway.rpc, *connection, std::move(caller));

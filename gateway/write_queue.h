@@ -9,14 +9,15 @@
 
 namespace runbus::gateway {
 
-// Frames that wait for one connection, in order. Replies are bounded in bytes here; items by the credit of their
-// streams, and they stay unrendered until their turn. The age bound is the connection's: it knows when the socket
-// last took something.
+// Frames that wait for one connection, in order. Replies are bounded in bytes here; items by the
+// credit of their streams, and they stay unrendered until their turn. The age bound is the
+// connection's: it knows when the socket last took something.
 class WriteQueue {
  public:
   explicit WriteQueue(std::size_t max_reply_bytes) : max_reply_bytes_(max_reply_bytes) {}
 
-  // False, and nothing is queued, when more replies would wait than may. One reply always fits by itself.
+  // False, and nothing is queued, when more replies would wait than may. One reply always fits by
+  // itself.
   bool push(std::string reply);
   void push(std::unique_ptr<Item> item);
 
@@ -24,8 +25,8 @@ class WriteQueue {
   std::size_t reply_bytes() const { return reply_bytes_; }
   std::size_t item_bytes() const { return item_bytes_; }
 
-  // Puts the first frame's text into `out` (empty for an item that rendered nothing). The item, if it was one, is to
-  // be told once it has been delivered.
+  // Puts the first frame's text into `out` (empty for an item that rendered nothing). The item, if
+  // it was one, is to be told once it has been delivered.
   std::unique_ptr<Item> pop(std::string& out);
   void clear();
 

@@ -18,7 +18,8 @@ class Brokers::Port final : public BusPort {
     options.curve = brokers.keys_for(endpoint);
     wire::BusLink::Events events;
     events.on_connected = [this, &brokers, index](const v1::Welcome& welcome, bool /*new_broker*/) {
-      // Also with the same broker as before: what was on its way is gone, and asking twice does no harm.
+      // Also with the same broker as before: what was on its way is gone, and asking twice does no
+      // harm.
       connected_ = true;
       brokers.connected(index, welcome);
       brokers.bus_.on_connected(*this);
@@ -33,9 +34,9 @@ class Brokers::Port final : public BusPort {
       brokers.bus_.on_message(*this, header, body);
     };
     brokers.bus_.add_port(*this);
-    link_ = std::make_unique<wire::BusLink>(brokers.io_, brokers.context_, std::move(options),
-                                            [&brokers] { return brokers.ready(); },
-                                            std::move(events));
+    link_ = std::make_unique<wire::BusLink>(
+        brokers.io_, brokers.context_, std::move(options), [&brokers] { return brokers.ready(); },
+        std::move(events));
   }
 
   bool connected() const override { return connected_; }
@@ -57,10 +58,9 @@ class Brokers::Port final : public BusPort {
 class Brokers::Feed final : public EventFeed {
  public:
   Feed(Brokers& brokers, std::size_t index, const std::string& endpoint)
-      : subscriber_(brokers.io_, brokers.context_, endpoint, brokers.keys_for(endpoint),
-                    [hub = brokers.hub_, index](const v1::Event& event) {
-                      hub->on_event(index, event);
-                    }) {}
+      : subscriber_(
+            brokers.io_, brokers.context_, endpoint, brokers.keys_for(endpoint),
+            [hub = brokers.hub_, index](const v1::Event& event) { hub->on_event(index, event); }) {}
   void subscribe(const std::string& prefix) override { subscriber_.subscribe(prefix); }
   void unsubscribe(const std::string& prefix) override { subscriber_.unsubscribe(prefix); }
 
@@ -159,8 +159,9 @@ void check_endpoint(const std::string& endpoint, const wire::CurveKeys& curve) {
   const bool local = endpoint.starts_with("tcp://127.") || endpoint.starts_with("tcp://[::1]") ||
                      endpoint.starts_with("tcp://localhost:");
   if (!local && curve.server_public.empty()) {
-    throw std::invalid_argument("a broker on another host needs --curve-server-key and --curve-secret-file: " +
-                                printable(endpoint));
+    throw std::invalid_argument(
+        "a broker on another host needs --curve-server-key and --curve-secret-file: " +
+        printable(endpoint));
   }
 }
 

@@ -19,7 +19,8 @@ struct BrokerOptions {
   std::string node;
 };
 
-// The links to the brokers, and a subscriber for the events of each: joins them with the BusClient and the Hub.
+// The links to the brokers, and a subscriber for the events of each: joins them with the BusClient
+// and the Hub.
 class Brokers final : public HubBus {
  public:
   Brokers(boost::asio::io_context& io, zmq::context_t& context, BrokerOptions options,

@@ -52,7 +52,8 @@ void BusClient::on_connected(BusPort& port) {
 }
 
 void BusClient::on_disconnected(BusPort& port) {
-  // Its services stay known: it may be back in a moment, and ServiceCatalog::update then says what is left.
+  // Its services stay known: it may be back in a moment, and ServiceCatalog::update then says what
+  // is left.
   ready_ = ready_ && connected_port() != nullptr;
   for (const auto& call : snapshot()) {
     call->on_link_lost(port);

@@ -21,8 +21,9 @@
 
 namespace runbus::gateway {
 
-// The gateway's side of the bus: the brokers in order of preference (a call goes to the first that is connected,
-// so that all gateways with one list use the same), the calls in flight, and the catalog. Ports outlive it.
+// The gateway's side of the bus: the brokers in order of preference (a call goes to the first that
+// is connected, so that all gateways with one list use the same), the calls in flight, and the
+// catalog. Ports outlive it.
 class BusClient final : public CallHost {
  public:
   BusClient(boost::asio::io_context& io, std::string peer_id, CallPatience patience = {},
@@ -43,7 +44,8 @@ class BusClient final : public CallHost {
   // A call made by the gateway itself; `done` gets the body of the result.
   void call(CallRequest request, std::function<void(Result<std::string_view>)> done);
   // Publishes through the given broker, or the first connected one.
-  Result<void> publish(const v1::Event& event, const std::string& principal, BusPort* port = nullptr);
+  Result<void> publish(const v1::Event& event, const std::string& principal,
+                       BusPort* port = nullptr);
 
   const std::shared_ptr<const wire::Catalog>& catalog() const { return services_.current(); }
   bool connected() { return connected_port() != nullptr; }

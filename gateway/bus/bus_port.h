@@ -7,8 +7,9 @@
 
 namespace runbus::gateway {
 
-// One broker as the bus client sees it: a wire::BusLink, or a fake in tests. What arrives is handed to BusClient's
-// on_connected, on_disconnected and on_message by whoever made the port. send() never calls those by itself.
+// One broker as the bus client sees it: a wire::BusLink, or a fake in tests. What arrives is handed
+// to BusClient's on_connected, on_disconnected and on_message by whoever made the port. send()
+// never calls those by itself.
 class BusPort {
  public:
   virtual ~BusPort() = default;

@@ -28,7 +28,8 @@ bool is_temporary(ErrorCode code) {
 
 }  // namespace
 
-PendingCall::PendingCall(CallHost& host, CallRequest request, std::shared_ptr<CallObserver> observer)
+PendingCall::PendingCall(CallHost& host, CallRequest request,
+                         std::shared_ptr<CallObserver> observer)
     : host_(host), request_(std::move(request)), observer_(std::move(observer)), id_(make_uuid()) {
   const auto deadline = std::chrono::system_clock::now() + request_.timeout;
   deadline_ms_ = static_cast<std::uint64_t>(
@@ -51,8 +52,7 @@ void PendingCall::move_to(BusPort* port) {
     wait_until_ = kNever;
     send_call();
   } else {
-    wait_until_ =
-        now() + (sent_once_ ? host_.patience().reconnect : host_.patience().no_broker);
+    wait_until_ = now() + (sent_once_ ? host_.patience().reconnect : host_.patience().no_broker);
   }
   schedule();
 }
@@ -185,8 +185,8 @@ bool PendingCall::in_order(std::uint64_t sequence, std::size_t bytes) {
 
 void PendingCall::item(const v1::Header& header, zmq::message_t& body) {
   if (request_.window == 0 || header.sequence() == 0) {
-    spdlog::error("bus: worker {} sent an item that call {} of {} cannot have", printable(worker_id_),
-                  id_, request_.method);
+    spdlog::error("bus: worker {} sent an item that call {} of {} cannot have",
+                  printable(worker_id_), id_, request_.method);
     send_control(v1::CANCEL, {});
     end_with(make_error(ErrorCode::kInternal, "the worker broke the protocol"));
     return;
@@ -218,8 +218,7 @@ void PendingCall::consumed(std::uint64_t bytes) {
 }
 
 void PendingCall::grant() {
-  const std::uint64_t may =
-      received_ + request_.window - std::min(unconsumed_, request_.window);
+  const std::uint64_t may = received_ + request_.window - std::min(unconsumed_, request_.window);
   const bool worth_it = may >= granted_ + request_.window / 4;
   if (!worth_it && sequence_ - acknowledged_ < kAcknowledgeEvery) {
     return;
@@ -269,7 +268,8 @@ void PendingCall::recover(Error error) {
   }
   begun_ = true;  // a broker takes a call that it saw end only when it is to be resumed
   if (!hole_) {
-    // Another worker starts to count bytes again; what the observer still holds is taken off its window.
+    // Another worker starts to count bytes again; what the observer still holds is taken off its
+    // window.
     worker_id_.clear();
     state_ = State::kSent;
     received_ = 0;

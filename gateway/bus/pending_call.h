@@ -27,8 +27,8 @@ struct CallRequest {
   BusPort* only = nullptr;  // to this broker, or not at all
 };
 
-// Who made the call. Exactly one of on_result and on_error is called, last, unless the call is abandoned. The
-// functions may call the PendingCall.
+// Who made the call. Exactly one of on_result and on_error is called, last, unless the call is
+// abandoned. The functions may call the PendingCall.
 class CallObserver {
  public:
   virtual ~CallObserver() = default;
@@ -40,14 +40,14 @@ class CallObserver {
 
 // How patient calls are.
 struct CallPatience {
-  std::chrono::milliseconds no_broker{3'000};      // a new call while none is connected
-  std::chrono::milliseconds reconnect{60'000};     // a call that was sent, while none is connected
-  std::chrono::milliseconds recovery{10'000};      // for a worker to take over from a lost one
-  std::chrono::milliseconds recovery_retry{200};   // between attempts meanwhile
-  std::chrono::milliseconds hole{5'000};           // for what was missed to be sent again
-  std::chrono::milliseconds cancel{30'000};        // for a cancelled call to end
-  std::chrono::milliseconds backstop{5'000};       // past the deadline, which the worker minds
-  int max_losses = 5;                              // in a row, without an item between them
+  std::chrono::milliseconds no_broker{3'000};     // a new call while none is connected
+  std::chrono::milliseconds reconnect{60'000};    // a call that was sent, while none is connected
+  std::chrono::milliseconds recovery{10'000};     // for a worker to take over from a lost one
+  std::chrono::milliseconds recovery_retry{200};  // between attempts meanwhile
+  std::chrono::milliseconds hole{5'000};          // for what was missed to be sent again
+  std::chrono::milliseconds cancel{30'000};       // for a cancelled call to end
+  std::chrono::milliseconds backstop{5'000};      // past the deadline, which the worker minds
+  int max_losses = 5;                             // in a row, without an item between them
 };
 
 class PendingCall;
@@ -68,9 +68,10 @@ class CallHost {
   virtual void send_later(v1::Header cancel) = 0;
 };
 
-// One call on the bus, from CALL to its one end, over the loss of brokers, links and workers (DESIGN.md
-// "Delivery"). Items reach the observer once each and in order: what was seen already is dropped by its sequence,
-// what is missing is asked for again. Grants credit as the observer consumes.
+// One call on the bus, from CALL to its one end, over the loss of brokers, links and workers
+// (DESIGN.md "Delivery"). Items reach the observer once each and in order: what was seen already is
+// dropped by its sequence, what is missing is asked for again. Grants credit as the observer
+// consumes.
 class PendingCall : public std::enable_shared_from_this<PendingCall> {
  public:
   using TimePoint = CallHost::TimePoint;
@@ -123,7 +124,7 @@ class PendingCall : public std::enable_shared_from_this<PendingCall> {
   bool cancelled_ = false;
   bool begun_ = false;  // a worker had it: from now on it is resumed
   bool hole_ = false;
-  bool replayed_ = false;  // the worker is not the first, and began at the beginning
+  bool replayed_ = false;      // the worker is not the first, and began at the beginning
   std::optional<Error> loss_;  // set from the loss of the worker until another one has begun
   int losses_ = 0;
   std::string worker_id_;
@@ -133,8 +134,8 @@ class PendingCall : public std::enable_shared_from_this<PendingCall> {
   // Bytes since the present worker began.
   std::uint64_t received_ = 0;
   std::uint64_t granted_ = 0;
-  std::uint64_t told_ = 0;        // the grant that the worker knows of
-  std::uint64_t unconsumed_ = 0;  // given to the observer, not yet consumed
+  std::uint64_t told_ = 0;          // the grant that the worker knows of
+  std::uint64_t unconsumed_ = 0;    // given to the observer, not yet consumed
   std::uint64_t acknowledged_ = 0;  // the last sequence a CREDIT carried
 
   std::uint64_t deadline_ms_ = 0;

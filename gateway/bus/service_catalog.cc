@@ -41,10 +41,9 @@ ServiceCatalog::ServiceCatalog(boost::asio::io_context& io, std::chrono::millise
 void ServiceCatalog::update(const BusPort& port, const v1::Services& services) {
   Offers offers;
   for (const v1::ServiceOffer& offer : services.services()) {
-    const bool builtin =
-        std::any_of(builtins_.begin(), builtins_.end(), [&offer](const v1::ServiceOffer& own) {
-          return own.service() == offer.service();
-        });
+    const bool builtin = std::any_of(
+        builtins_.begin(), builtins_.end(),
+        [&offer](const v1::ServiceOffer& own) { return own.service() == offer.service(); });
     if (!builtin && offers.size() < kMaxServices) {
       offers.emplace(offer.service(), offer);
     }

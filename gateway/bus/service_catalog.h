@@ -14,9 +14,10 @@
 
 namespace runbus::gateway {
 
-// What can be called: the gateway's and the broker's own services first, so that no worker can put itself in
-// their place, then what the brokers say is offered. A service that is gone stays callable for a while (the
-// broker then says that it is unavailable), because a worker that restarts is no reason for "method not found".
+// What can be called: the gateway's and the broker's own services first, so that no worker can put
+// itself in their place, then what the brokers say is offered. A service that is gone stays
+// callable for a while (the broker then says that it is unavailable), because a worker that
+// restarts is no reason for "method not found".
 class ServiceCatalog {
  public:
   ServiceCatalog(boost::asio::io_context& io, std::chrono::milliseconds memory);

@@ -3,7 +3,8 @@
 namespace runbus::gateway {
 namespace {
 
-// Matches one character against the pattern's element at `at`, which is not `*`; sets `next` past the element.
+// Matches one character against the pattern's element at `at`, which is not `*`; sets `next` past
+// the element.
 bool match_one(std::string_view pattern, std::size_t at, char c, std::size_t& next) {
   if (pattern[at] == '?') {
     next = at + 1;
@@ -13,8 +14,10 @@ bool match_one(std::string_view pattern, std::size_t at, char c, std::size_t& ne
     next = at + 2;
     return pattern[at + 1] == c;
   }
-  // A bracket that does not end is an ordinary character; one right after the opening belongs to the set.
-  const bool negated = at + 1 < pattern.size() && (pattern[at + 1] == '!' || pattern[at + 1] == '^');
+  // A bracket that does not end is an ordinary character; one right after the opening belongs to
+  // the set.
+  const bool negated =
+      at + 1 < pattern.size() && (pattern[at + 1] == '!' || pattern[at + 1] == '^');
   const std::size_t first = at + (negated ? 2 : 1);
   const std::size_t end =
       pattern[at] == '[' ? pattern.find(']', first + 1) : std::string_view::npos;

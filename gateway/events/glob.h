@@ -5,8 +5,8 @@
 
 namespace runbus::gateway {
 
-// Shell globs over topics: `*`, `?`, `[a-z]`, `[!a]`; a backslash takes the next character literally. `*` also
-// crosses dots. Takes at most pattern × text steps.
+// Shell globs over topics: `*`, `?`, `[a-z]`, `[!a]`; a backslash takes the next character
+// literally. `*` also crosses dots. Takes at most pattern × text steps.
 bool glob_match(std::string_view pattern, std::string_view text);
 
 // What every topic that matches begins with.

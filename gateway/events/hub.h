@@ -44,10 +44,10 @@ struct HubOptions {
   std::chrono::milliseconds lag_tick{250};
 };
 
-// Gives events to subscriptions (API.md `events.subscribe`). At most once, but a loss is never silent: a gap in a
-// topic's offsets is filled from the broker's history or told as `events.lagged`, and so is what a slow
-// subscriber could not be given. A subscription's reply goes out once every broker sends it events, so
-// that what is published after the reply arrives.
+// Gives events to subscriptions (API.md `events.subscribe`). At most once, but a loss is never
+// silent: a gap in a topic's offsets is filled from the broker's history or told as
+// `events.lagged`, and so is what a slow subscriber could not be given. A subscription's reply goes
+// out once every broker sends it events, so that what is published after the reply arrives.
 class Hub {
  public:
   Hub(boost::asio::io_context& io, HubBus& bus, std::string peer_id, HubOptions options = {});
@@ -61,7 +61,8 @@ class Hub {
   void on_event(std::size_t broker, const v1::Event& event);
 
   using Done = std::function<void(const Result<v1::SubscribeResponse>&)>;
-  // `done` is called once, perhaps before this returns, unless the sink is dropped first. Events follow it.
+  // `done` is called once, perhaps before this returns, unless the sink is dropped first. Events
+  // follow it.
   void subscribe(Sink& sink, const v1::SubscribeRequest& request, Done done);
   // False when the sink has no such subscription.
   bool unsubscribe(Sink& sink, const std::string& subscription);
@@ -69,6 +70,9 @@ class Hub {
   void drop(Sink& sink);
 
  private:
+  static constexpr std::size_t kMaxHeldEvents = 1000;
+  static constexpr std::string_view kProbePrefix = "gateway.probe.";
+
   struct Broker {
     std::unique_ptr<EventFeed> feed;
     bool connected = false;
@@ -79,7 +83,7 @@ class Hub {
     Sink* sink = nullptr;  // null: ended
     std::vector<std::string> globs;
     bool started = false;
-    std::deque<v1::Event> held;  // until it has started
+    std::deque<v1::Event> held;                   // until it has started
     std::map<std::string, v1::Position> cursors;  // what a replay has covered
     std::map<std::string, std::uint64_t> missed;
 

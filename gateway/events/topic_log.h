@@ -2,23 +2,23 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <deque>
+#include <string>
 #include <vector>
 
 #include "runbus/v1/bus.pb.h"
 
 namespace runbus::gateway {
 
-// Where one topic of one broker stands: puts its events in order, and says when some are missing. Pure state, no
-// input or output.
+// Where one topic of one broker stands: puts its events in order, and says when some are missing.
+// Pure state, no input or output.
 class TopicLog {
  public:
   enum class Take {
-    kDeliver,   // the next one
-    kOld,       // seen already
+    kDeliver,      // the next one
+    kOld,          // seen already
     kNeedHistory,  // held back: some before it are missing; ask for history_request()
-    kHeld,      // held back: history has been asked for
+    kHeld,         // held back: history has been asked for
   };
 
   // What the answer to a history request means for subscribers: first the loss, then the events.

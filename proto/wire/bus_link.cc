@@ -25,11 +25,16 @@ constexpr milliseconds kReadyAgain{1000};
 // Between a goodbye and the next introduction: at once after a good connection, later when refused.
 constexpr milliseconds kAfterGoodbye{50};
 constexpr milliseconds kAfterRefusal{1000};
+// libzmq gives a connection up for good when the other side refuses the key or speaks another
+// protocol. Without a welcome the socket is made anew, so that a key which is added later counts;
+// ever less often.
+constexpr milliseconds kFirstRetry{2000};
+constexpr milliseconds kLastRetry{10'000};
 constexpr milliseconds kTick{100};
 constexpr milliseconds kMaxLinger{1000};
 
-// "tcp://host:5555", "tcp://*:5556" -> "tcp://host:5556": a broker that listens on every address does not know
-// under which one its peers see it.
+// "tcp://host:5555", "tcp://*:5556" -> "tcp://host:5556": a broker that listens on every address
+// does not know under which one its peers see it.
 std::string fill_in_host(const std::string& theirs, const std::string& ours) {
   constexpr std::string_view kAnyHost = "tcp://*:";
   if (!theirs.starts_with(kAnyHost) || !ours.starts_with("tcp://")) {
@@ -90,6 +95,8 @@ struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
   Clock::time_point last_heard;
   Clock::time_point last_sent;
   Clock::time_point next_ready;
+  Clock::time_point next_socket;
+  milliseconds retry = kFirstRetry;
   Clock::time_point close_deadline;
   std::function<void()> drained;
   bool was_full = false;
@@ -105,8 +112,8 @@ void BusLink::Impl::start() {
 void BusLink::Impl::open_socket() {
   socket.emplace(context, zmq::socket_type::dealer);
   set_client_options(*socket, kMaxFrameBytes);
-  // Without a connection there is nowhere to put a message: one for a broker that is gone would reach its successor
-  // before our introduction does.
+  // Without a connection there is nowhere to put a message: one for a broker that is gone would
+  // reach its successor before our introduction does.
   socket->set(zmq::sockopt::immediate, true);
   socket->set(zmq::sockopt::sndhwm, 1000);
   socket->set(zmq::sockopt::rcvhwm, 1000);
@@ -122,6 +129,7 @@ void BusLink::Impl::open_socket() {
     }
   });
   watch->soon();
+  next_socket = Clock::now() + retry;
 }
 
 void BusLink::Impl::drop_socket() {
@@ -143,6 +151,11 @@ void BusLink::Impl::tick() {
     } else if (now - last_sent >= milliseconds(welcome.heartbeat_interval_ms()) && outbox.empty()) {
       send_own(v1::HEARTBEAT, {});
     }
+  }
+  if (state == State::kConnecting && now >= next_socket) {
+    retry = std::min(retry * 2, kLastRetry);
+    drop_socket();
+    open_socket();
   }
   if (state == State::kConnecting && now >= next_ready) {
     send_ready();
@@ -263,6 +276,7 @@ void BusLink::Impl::handle_welcome(const zmq::message_t& body) {
   welcome.set_events_endpoint(fill_in_host(welcome.events_endpoint(), options.endpoint));
   const bool new_broker = std::exchange(broker_epoch, welcome.epoch()) != welcome.epoch();
   state = State::kConnected;
+  retry = kFirstRetry;
   if (events.on_connected) {
     events.on_connected(welcome, new_broker);
   }
@@ -277,7 +291,8 @@ void BusLink::Impl::handle_goodbye(const zmq::message_t& body) {
   if (state == State::kConnecting && unknown) {
     return;  // our introduction is on its way
   }
-  lose("goodbye: " + printable(goodbye.reason()), state == State::kConnected ? kAfterGoodbye : kAfterRefusal);
+  lose("goodbye: " + printable(goodbye.reason()),
+       state == State::kConnected ? kAfterGoodbye : kAfterRefusal);
 }
 
 void BusLink::Impl::lose(std::string_view why, milliseconds wait) {
@@ -355,9 +370,10 @@ Result<void> BusLink::Impl::send(const v1::Header& header, zmq::message_t body) 
   }
   zmq::message_t frame = encode(header);
   if (body.size() > welcome.max_body_bytes() || frame.size() > kMaxHeaderBytes) {
-    Error error = make_error(ErrorCode::kValidation, "a message of " + std::to_string(body.size()) +
-                                                         " bytes is larger than the bus carries (" +
-                                                         std::to_string(welcome.max_body_bytes()) + ")");
+    Error error =
+        make_error(ErrorCode::kValidation, "a message of " + std::to_string(body.size()) +
+                                               " bytes is larger than the bus carries (" +
+                                               std::to_string(welcome.max_body_bytes()) + ")");
     error.limit = "max_body_bytes";
     return error;
   }

@@ -11,12 +11,13 @@
 #include "proto/support/error.h"
 #include "runbus/v1/bus.pb.h"
 
-// A peer's connection to one broker: a DEALER socket driven by an io_context. Announces the peer, keeps
-// heartbeats both ways, notices a broker that is gone or new, and bounds what waits to be sent.
+// A peer's connection to one broker: a DEALER socket driven by an io_context. Announces the peer,
+// keeps heartbeats both ways, notices a broker that is gone or new, and bounds what waits to be
+// sent.
 //
-// The io_context's one thread creates, uses and closes the socket. ZMQ_FD is edge-triggered for its owner, so
-// ZMQ_EVENTS is read again after every send and receive; a burst is drained in slices so that other work of
-// the loop gets its turn.
+// The io_context's one thread creates, uses and closes the socket. ZMQ_FD is edge-triggered for its
+// owner, so ZMQ_EVENTS is read again after every send and receive; a burst is drained in slices so
+// that other work of the loop gets its turn.
 namespace runbus::wire {
 
 // CURVE keys (Z85, 40 characters each) for a tcp endpoint; empty for ipc.
@@ -36,12 +37,14 @@ struct BusLinkOptions {
 class BusLink {
  public:
   struct Events {
-    // The broker has welcomed this peer; `new_broker` when its epoch is not the one of the welcome before (true
-    // the first time). Called again after every reconnection.
+    // The broker has welcomed this peer; `new_broker` when its epoch is not the one of the welcome
+    // before (true the first time). Called again after every reconnection.
     std::function<void(const v1::Welcome& welcome, bool new_broker)> on_connected;
-    // Nothing heard for the heartbeat timeout, or the broker said goodbye. It keeps trying by itself.
+    // Nothing heard for the heartbeat timeout, or the broker said goodbye. It keeps trying by
+    // itself.
     std::function<void()> on_disconnected;
-    // Every message that is not the link's own (READY, HEARTBEAT, GOODBYE are). May be called many times in a row.
+    // Every message that is not the link's own (READY, HEARTBEAT, GOODBYE are). May be called many
+    // times in a row.
     std::function<void(v1::Header& header, zmq::message_t& body)> on_message;
   };
 
@@ -54,8 +57,9 @@ class BusLink {
 
   bool connected() const;
 
-  // Sends or queues; control messages (all but CALL, ITEM, INPUT, EVENT) overtake queued data of other calls, never
-  // of the same call. kUnavailable when not connected, kBusy when the outbox is full (nothing was queued).
+  // Sends or queues; control messages (all but CALL, ITEM, INPUT, EVENT) overtake queued data of
+  // other calls, never of the same call. kUnavailable when not connected, kBusy when the outbox is
+  // full (nothing was queued).
   Result<void> send(const v1::Header& header, zmq::message_t body);
   Result<void> send(const v1::Header& header, std::string_view body);
 
@@ -63,7 +67,8 @@ class BusLink {
   // Called each time the outbox has drained below half its bound after a send failed with kBusy.
   void on_drained(std::function<void()> callback);
 
-  // Says GOODBYE and closes; nothing is called afterwards. What is in the outbox gets up to a second. Idempotent.
+  // Says GOODBYE and closes; nothing is called afterwards. What is in the outbox gets up to a
+  // second. Idempotent.
   void close();
 
  private:
@@ -74,8 +79,8 @@ class BusLink {
 // Receives events from a broker: a SUB socket driven by an io_context.
 class EventSubscriber {
  public:
-  EventSubscriber(boost::asio::io_context& io, zmq::context_t& context, std::string endpoint, CurveKeys curve,
-                  std::function<void(const v1::Event&)> on_event);
+  EventSubscriber(boost::asio::io_context& io, zmq::context_t& context, std::string endpoint,
+                  CurveKeys curve, std::function<void(const v1::Event&)> on_event);
   ~EventSubscriber();
   EventSubscriber(const EventSubscriber&) = delete;
   EventSubscriber& operator=(const EventSubscriber&) = delete;

@@ -130,7 +130,8 @@ Result<std::string> read_file(const std::string& path, bool secret) {
 }
 
 Result<void> write_new_file(const std::string& path, mode_t mode, std::string_view text) {
-  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode));
+  const UniqueFd fd(
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode));
   if (!fd) {
     Error error = system_fault("cannot create " + path);
     if (errno == EEXIST) {
@@ -211,7 +212,8 @@ Result<KeyPair> read_secret_file(const std::string& path) {
     return fault(path + ": public-key and secret-key must be keys of 40 Z85 characters");
   }
   std::array<char, kKeyLength + 1> derived{};
-  if (zmq_curve_public(derived.data(), pair.secret_key.c_str()) != 0 || pair.public_key != derived.data()) {
+  if (zmq_curve_public(derived.data(), pair.secret_key.c_str()) != 0 ||
+      pair.public_key != derived.data()) {
     return fault(path + ": public-key does not belong to secret-key");
   }
   return pair;

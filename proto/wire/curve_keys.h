@@ -5,9 +5,10 @@
 
 #include "proto/support/error.h"
 
-// CURVE key pairs and the files that hold them. Keys are Z85 text of 40 characters. The files are of lines
-// `name = "value"` (a part of TOML: blank lines and # comments, no escapes in values); anything else in one is an
-// error that names the line. Errors are kValidation, or kNotFound for a file that is not there.
+// CURVE key pairs and the files that hold them. Keys are Z85 text of 40 characters. The files are
+// of lines `name = "value"` (a part of TOML: blank lines and # comments, no escapes in values);
+// anything else in one is an error that names the line. Errors are kValidation, or kNotFound for a
+// file that is not there.
 namespace runbus::wire {
 
 struct KeyPair {
@@ -30,7 +31,8 @@ bool is_z85_key(std::string_view key);
 // Creates `path` with mode 0600; an existing file is kConflict and is not touched.
 Result<void> write_secret_file(const std::string& path, const KeyPair& pair);
 
-// Refuses a file that others than its owner can read or write, and a pair that does not belong together.
+// Refuses a file that others than its owner can read or write, and a pair that does not belong
+// together.
 Result<KeyPair> read_secret_file(const std::string& path);
 
 // Writes NAME.pub, replacing it at once (a reader sees the old file or the new one).

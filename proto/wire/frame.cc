@@ -29,14 +29,14 @@ std::string_view parse_header(std::string_view bytes, v1::Header& header) {
   if (header.kind() == v1::KIND_UNSPECIFIED || !v1::Kind_IsValid(header.kind())) {
     return "header_kind";
   }
-  const bool call_id_ok = names_a_call(header.kind()) ? is_valid_id(header.call_id())
-                                                      : empty_or_id(header.call_id());
+  const bool call_id_ok =
+      names_a_call(header.kind()) ? is_valid_id(header.call_id()) : empty_or_id(header.call_id());
   if (!call_id_ok || !empty_or_id(header.session_id()) || !empty_or_id(header.origin()) ||
       !empty_or_id(header.worker_id())) {
     return "header_id";
   }
-  const bool method_ok =
-      header.kind() == v1::CALL ? is_valid_method(header.method()) : header.method().size() <= kMaxMethodLength;
+  const bool method_ok = header.kind() == v1::CALL ? is_valid_method(header.method())
+                                                   : header.method().size() <= kMaxMethodLength;
   if (!method_ok || header.principal().size() > kMaxPrincipalLength ||
       header.traceparent().size() > kMaxTraceparentLength) {
     return "header_text";
@@ -46,12 +46,14 @@ std::string_view parse_header(std::string_view bytes, v1::Header& header) {
 
 bool is_valid_method(std::string_view name) {
   return !name.empty() && name.size() <= kMaxMethodLength &&
-         std::all_of(name.begin(), name.end(), [](char c) { return is_word(c) || c == '/' || c == '$'; });
+         std::all_of(name.begin(), name.end(),
+                     [](char c) { return is_word(c) || c == '/' || c == '$'; });
 }
 
 bool is_valid_topic(std::string_view topic) {
   return !topic.empty() && topic.size() <= 128 && topic.front() != '.' && topic.back() != '.' &&
-         topic.find("..") == std::string_view::npos && std::all_of(topic.begin(), topic.end(), is_word);
+         topic.find("..") == std::string_view::npos &&
+         std::all_of(topic.begin(), topic.end(), is_word);
 }
 
 bool is_data(v1::Kind kind) {

@@ -2,7 +2,8 @@
 #include <rapidjson/memorystream.h>
 #include <rapidjson/reader.h>
 
-#include <cstring>
+#include <charconv>
+#include <cmath>
 
 #include "proto/wire/text.h"
 #include "proto/wire/transcoder.h"
@@ -15,8 +16,9 @@ namespace {
 // of no character.
 class Guard {
  public:
-  Guard(rapidjson::Document& document, const JsonLimits& limits)
-      : document_(document), limits_(limits) {}
+  Guard(std::string_view text, const rapidjson::MemoryStream& stream, const JsonLimits& limits,
+        rapidjson::Document& document)
+      : text_(text), stream_(stream), limits_(limits), document_(document) {}
 
   bool Null() { return count() && document_.Null(); }
   bool Bool(bool value) { return count() && document_.Bool(value); }
@@ -24,7 +26,10 @@ class Guard {
   bool Uint(unsigned value) { return count() && document_.Uint(value); }
   bool Int64(std::int64_t value) { return count() && document_.Int64(value); }
   bool Uint64(std::uint64_t value) { return count() && document_.Uint64(value); }
-  bool Double(double value) { return count() && document_.Double(value); }
+  bool Double(double rough) {
+    double value = 0;
+    return count() && exact_number(rough, value) && document_.Double(value);
+  }
   bool RawNumber(const char* /*text*/, rapidjson::SizeType /*length*/, bool /*copy*/) {
     return false;  // only asked for with a flag that is not set
   }
@@ -65,6 +70,29 @@ class Guard {
                   "nested more than " + std::to_string(limits_.max_depth) + " levels deep");
   }
 
+  // The number that the parser has just read: it ends where the stream stands, and nothing that may
+  // stand before a number looks like a part of one.
+  std::string_view number_text() const {
+    const std::string_view read = text_.substr(0, stream_.Tell());
+    const std::size_t before = read.find_last_not_of("0123456789+-.eE");
+    return read.substr(before == std::string_view::npos ? 0 : before + 1);
+  }
+
+  bool exact_number(double rough, double& value) {
+    const std::string_view number = number_text();
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+    if (error == std::errc()) {
+      return true;
+    }
+    // Out of range at one end or the other: too small is zero.
+    value = std::copysign(0.0, rough);
+    if (std::abs(rough) < 1) {
+      return true;
+    }
+    error_ = make_error(ErrorCode::kParseError, "a number too large for a double");
+    return false;
+  }
+
   bool check_text(const char* text, std::size_t length) {
     if (is_utf8({text, length})) {
       return true;
@@ -79,8 +107,10 @@ class Guard {
     return false;
   }
 
-  rapidjson::Document& document_;
+  std::string_view text_;
+  const rapidjson::MemoryStream& stream_;
   const JsonLimits& limits_;
+  rapidjson::Document& document_;
   std::size_t values_ = 0;
   std::size_t depth_ = 0;
   Error error_;
@@ -107,12 +137,11 @@ Result<void> parse_json(std::string_view text, const JsonLimits& limits,
   if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos) {
     return at_offset(zero, make_error(ErrorCode::kParseError, "a zero byte"));
   }
-  Guard guard(document, limits);
+  rapidjson::MemoryStream stream(text.data(), text.size());
+  Guard guard(text, stream, limits, document);
   rapidjson::Reader reader;
   const auto generate = [&](rapidjson::Document& /*handler*/) {
-    rapidjson::MemoryStream stream(text.data(), text.size());
-    constexpr unsigned kFlags = rapidjson::kParseIterativeFlag | rapidjson::kParseFullPrecisionFlag;
-    return !reader.Parse<kFlags>(stream, guard).IsError();
+    return !reader.Parse<rapidjson::kParseIterativeFlag>(stream, guard).IsError();
   };
   document.Populate(generate);
   if (!reader.HasParseError()) {

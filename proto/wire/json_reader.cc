@@ -25,6 +25,12 @@ using rapidjson::Value;
 // Struct and ListValue of a JSON tree.
 constexpr int kMaxNesting = 96;
 
+// "{}" makes a message whose fields all take memory, filled or not: about this much for each, and
+// in all.
+constexpr std::size_t kMessageCost = 48;
+constexpr std::size_t kFieldCost = 24;
+constexpr std::size_t kMaxCost = 64U << 20U;
+
 // Names from a worker's schema are in details, and have no bound of their own.
 constexpr std::size_t kMaxDetail = 1024;
 
@@ -62,6 +68,10 @@ class Reader {
   // That `json` is an object without repeated keys.
   bool check_object(const Value& json, const JsonPath& path);
   bool enter(const JsonPath& path, int depth);
+  // Counts a message that is about to be made.
+  bool charge(const Descriptor& type, const JsonPath& path);
+  // Makes the error at hand one of a limit.
+  bool refuse(const char* limit);
 
   bool read_members(const Value& json, Message& message, const JsonPath& path, int depth);
   bool read_member(const Value& json, Message& message, const FieldDescriptor& field,
@@ -79,6 +89,7 @@ class Reader {
   // The Value type of the JSON tree last seen: its shape need not be checked again at each of its
   // nodes.
   const Descriptor* value_type_ = nullptr;
+  std::size_t cost_ = 0;
   Error error_;
 };
 
@@ -100,8 +111,21 @@ bool Reader::enter(const JsonPath& path, int depth) {
     return true;
   }
   fail(path, "nested too deeply");
+  return refuse("json_depth");
+}
+
+bool Reader::charge(const Descriptor& type, const JsonPath& path) {
+  cost_ += kMessageCost + kFieldCost * static_cast<std::size_t>(type.field_count());
+  if (cost_ <= kMaxCost) {
+    return true;
+  }
+  fail(path, "too many objects");
+  return refuse("json_values");
+}
+
+bool Reader::refuse(const char* limit) {
   error_.code = ErrorCode::kValidation;
-  error_.limit = "json_depth";
+  error_.limit = limit;
   return false;
 }
 
@@ -223,6 +247,9 @@ bool Reader::read_map(const Value& json, Message& message, const FieldDescriptor
   for (const auto& member : json.GetObject()) {
     const std::string_view key = text_of(member.name);
     const JsonPath here = path.key(key);
+    if (!charge(*field.message_type(), here)) {
+      return false;
+    }
     Message& entry = *message.GetReflection()->AddMessage(&message, &field);
     if (!read_key(key, entry, key_field, here) ||
         !read_slot(member.value, {entry, value_field}, here, depth + 1)) {
@@ -295,7 +322,8 @@ bool Reader::read_slot(const Value& json, const Slot& slot, const JsonPath& path
                  ? store(Bytes{}, &Reflection::SetString, &Reflection::AddString)
                  : store(std::string{}, &Reflection::SetString, &Reflection::AddString);
     case FieldDescriptor::CPPTYPE_MESSAGE:
-      return read_message(json, slot.put_message(), path, depth + 1);
+      return charge(*slot.field.message_type(), path) &&
+             read_message(json, slot.put_message(), path, depth + 1);
   }
   return fail(path, "a field of an unknown type");
 }

@@ -25,7 +25,17 @@ constexpr std::uint64_t kMaxExactInteger = 1ULL << 53U;
 
 class Writer {
  public:
-  explicit Writer(std::string& out) : out_(out) {}
+  Writer(std::string& out, std::size_t max_bytes)
+      : out_(out), start_(out.size()), max_bytes_(max_bytes) {}
+
+  // Takes back everything when it was too much.
+  bool finish() {
+    if (full()) {
+      out_.resize(start_);
+      return false;
+    }
+    return true;
+  }
 
   void write_message(const Message& message);
   void write_members(const Message& message);
@@ -67,6 +77,10 @@ class Writer {
       out_.append(std::isnan(value) ? "\"NaN\"" : value > 0 ? "\"Infinity\"" : "\"-Infinity\"");
       return;
     }
+    if (value == 0 && std::signbit(value)) {
+      out_.append("-0.0");  // many readers take -0 for an integer
+      return;
+    }
     std::array<char, 32> digits{};
     const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr;
     out_.append(digits.data(), end);
@@ -85,7 +99,12 @@ class Writer {
     first = false;
   }
 
+  // Asked before each member and element, so the bound is overrun by one scalar at most.
+  bool full() const { return out_.size() - start_ > max_bytes_; }
+
   std::string& out_;
+  std::size_t start_;
+  std::size_t max_bytes_;
   // The Value type of the JSON tree last seen: its shape need not be checked again at each of its
   // nodes.
   const Descriptor* value_type_ = nullptr;
@@ -123,7 +142,7 @@ void Writer::write_members(const Message& message) {
   const Descriptor& type = *message.GetDescriptor();
   const Reflection& reflection = *message.GetReflection();
   bool first = true;
-  for (int i = 0; i < type.field_count(); ++i) {
+  for (int i = 0; i < type.field_count() && !full(); ++i) {
     const FieldDescriptor& field = *type.field(i);
     const bool absent = field.has_presence() && !reflection.HasField(message, &field);
     if (absent && (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE ||
@@ -156,7 +175,7 @@ void Writer::write_list(const Message& message, const FieldDescriptor& field) {
   out_.push_back('[');
   const int size = message.GetReflection()->FieldSize(message, &field);
   bool first = true;
-  for (int i = 0; i < size; ++i) {
+  for (int i = 0; i < size && !full(); ++i) {
     separate(first);
     write_slot(message, field, i);
   }
@@ -174,7 +193,7 @@ void Writer::write_map_members(const Message& message, const FieldDescriptor& fi
   const FieldDescriptor& value = *field.message_type()->map_value();
   const int size = message.GetReflection()->FieldSize(message, &field);
   bool first = true;
-  for (int i = 0; i < size; ++i) {
+  for (int i = 0; i < size && !full(); ++i) {
     const Message& entry = message.GetReflection()->GetRepeatedMessage(message, &field, i);
     separate(first);
     write_key(entry, key);
@@ -255,11 +274,12 @@ void Writer::write_slot(const Message& message, const FieldDescriptor& field, in
 }
 
 void Writer::write_enum(const FieldDescriptor& field, int number) {
+  if (field.enum_type()->full_name() == "google.protobuf.NullValue") {
+    return write_null();
+  }
   const EnumValueDescriptor* value = field.enum_type()->FindValueByNumber(number);
   if (value == nullptr) {
     write_integer(number);
-  } else if (field.enum_type()->full_name() == "google.protobuf.NullValue") {
-    write_null();
   } else {
     out_.append("\"").append(value->name()).append("\"");
   }
@@ -309,14 +329,20 @@ void Writer::write_field_mask(const Message& message) {
 
 }  // namespace
 
-void append_json(const Message& message, std::string& out) { Writer(out).write_message(message); }
+bool append_json(const Message& message, std::string& out, std::size_t max_bytes) {
+  Writer writer(out, max_bytes);
+  writer.write_message(message);
+  return writer.finish();
+}
 
-void append_json_members(const Message& message, std::string& out) {
+bool append_json_members(const Message& message, std::string& out, std::size_t max_bytes) {
+  Writer writer(out, max_bytes);
   if (well_known(*message.GetDescriptor()) == WellKnown::kStruct) {
-    Writer(out).write_map_members(message, *message.GetDescriptor()->FindFieldByNumber(1));
+    writer.write_map_members(message, *message.GetDescriptor()->FindFieldByNumber(1));
   } else {
-    Writer(out).write_members(message);
+    writer.write_members(message);
   }
+  return writer.finish();
 }
 
 }  // namespace runbus::wire

@@ -66,6 +66,9 @@ class Inspector {
         type.extension_range_size() > OfferBounds::kRangesPerType) {
       broken_ = "too many ranges in a message type";
     }
+    if (type.field_size() > OfferBounds::kFieldsPerType) {
+      broken_ = "too many fields in a message type";
+    }
     for (const EnumDescriptorProto& nested : type.enum_type()) {
       inspect_enum(nested);
     }

@@ -27,8 +27,9 @@ struct OfferBounds {
   static constexpr std::size_t kBytes = 1U << 20U;
   static constexpr int kFiles = 256;
   static constexpr int kMessages = 1024;  // the depth to which making a message type may recurse
-  static constexpr int kNesting = 32;     // of message declarations
-  static constexpr int kRangesPerType = 128;  // reserved and extension ranges are checked pairwise
+  static constexpr int kFieldsPerType = 1024;  // each takes memory in every message of the type
+  static constexpr int kNesting = 32;          // of message declarations
+  static constexpr int kRangesPerType = 128;   // reserved and extension ranges are checked pairwise
 };
 
 // The comment of a declaration, without the blanks that follow its comment marks.

@@ -6,7 +6,8 @@
 
 namespace runbus::wire {
 
-bool Outbox::push(v1::Kind kind, std::string_view call_id, zmq::message_t& header, zmq::message_t& body) {
+bool Outbox::push(v1::Kind kind, std::string_view call_id, zmq::message_t& header,
+                  zmq::message_t& body) {
   // Each message costs memory beyond its bytes.
   constexpr std::size_t kOverhead = 200;
   const std::size_t size = header.size() + body.size() + kOverhead;
@@ -23,7 +24,8 @@ bool Outbox::push(v1::Kind kind, std::string_view call_id, zmq::message_t& heade
       behind_data = true;
     }
   }
-  (behind_data ? data_ : control_).push_back({std::move(header), std::move(body), std::move(id), size});
+  (behind_data ? data_ : control_)
+      .push_back({std::move(header), std::move(body), std::move(id), size});
   bytes_ += size;
   return true;
 }

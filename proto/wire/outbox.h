@@ -10,8 +10,9 @@
 
 #include "runbus/v1/bus.pb.h"
 
-// What waits to be sent to one peer, bounded in bytes and in messages. Control messages overtake data of other
-// calls and never data of their own call: a RESULT does not arrive before the ITEMs it follows.
+// What waits to be sent to one peer, bounded in bytes and in messages. Control messages overtake
+// data of other calls and never data of their own call: a RESULT does not arrive before the ITEMs
+// it follows.
 namespace runbus::wire {
 
 struct OutMessage {

@@ -50,14 +50,13 @@ void SocketWatch::arm() {
   if (std::exchange(state_->armed, true)) {
     return;
   }
-  state_->descriptor.async_wait(
-      boost::asio::posix::descriptor_base::wait_read,
-      [state = state_](const boost::system::error_code& error) {
-        state->armed = false;
-        if (!error) {
-          state->run();
-        }
-      });
+  state_->descriptor.async_wait(boost::asio::posix::descriptor_base::wait_read,
+                                [state = state_](const boost::system::error_code& error) {
+                                  state->armed = false;
+                                  if (!error) {
+                                    state->run();
+                                  }
+                                });
 }
 
 void SocketWatch::soon() {

@@ -5,9 +5,9 @@
 #include <memory>
 #include <zmq.hpp>
 
-// Tells when a ZeroMQ socket wants attention, on an io_context. ZMQ_FD only signals changes, so whoever uses the
-// socket calls arm() once it has read ZMQ_EVENTS and found nothing to do, and soon() after each use that may have
-// swallowed a signal (any send or receive).
+// Tells when a ZeroMQ socket wants attention, on an io_context. ZMQ_FD only signals changes, so
+// whoever uses the socket calls arm() once it has read ZMQ_EVENTS and found nothing to do, and
+// soon() after each use that may have swallowed a signal (any send or receive).
 namespace runbus::wire {
 
 class SocketWatch {
@@ -26,8 +26,8 @@ class SocketWatch {
   std::shared_ptr<State> state_;
 };
 
-// What every socket of ours that connects is given: nothing lingers, dead hosts are noticed, IPv6 works, a frame
-// is at most `max_frame_bytes`.
+// What every socket of ours that connects is given: nothing lingers, dead hosts are noticed, IPv6
+// works, a frame is at most `max_frame_bytes`.
 void set_client_options(zmq::socket_t& socket, std::size_t max_frame_bytes);
 
 }  // namespace runbus::wire

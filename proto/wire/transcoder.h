@@ -17,6 +17,8 @@
 // starts with the member's path ("config.timeout: expected a number, got a string").
 namespace runbus::wire {
 
+constexpr std::size_t kUnlimited = ~std::size_t{0};
+
 struct JsonLimits {
   std::size_t max_bytes = 16U << 20U;
   std::size_t max_depth = 64;
@@ -34,7 +36,8 @@ Result<void> parse_json(std::string_view text, const JsonLimits& limits, rapidjs
 // forms: 64-bit integers as strings, enums by name or number, bytes as base64 (standard or URL alphabet,
 // padding optional), Timestamp as RFC 3339, Duration as "1.5s", Struct, Value, ListValue, wrappers, FieldMask
 // as "a,b.c", doubles as "NaN", "Infinity", "-Infinity". Any is an ordinary message of its two fields.
-// kValidation with `limit` "json_depth" where the message would nest deeper than protobuf parsers accept.
+// kValidation with `limit` "json_depth" where the message would nest deeper than protobuf parsers accept, and
+// "json_values" where its submessages would take over about 64 MiB.
 // After an error the message is empty.
 Result<void> json_to_message(const rapidjson::Value& json, google::protobuf::Message& message);
 
@@ -42,10 +45,13 @@ Result<void> json_to_message(const rapidjson::Value& json, google::protobuf::Mes
 // 64-bit integers as numbers up to 2^53 and as strings beyond; strings that are not UTF-8 have the bad
 // bytes replaced by U+FFFD. Unset messages and oneof members are left out; a Timestamp or Duration that is out
 // of its range is null. A message of a well-known type is written in that type's form (Timestamp: a string).
-void append_json(const google::protobuf::Message& message, std::string& out);
+// A few bytes of message can become a lot of JSON: past `max_bytes` nothing is appended and the answer is false.
+bool append_json(const google::protobuf::Message& message, std::string& out,
+                 std::size_t max_bytes = kUnlimited);
 
 // Appends the members alone, without braces, for a caller that adds its own ("call"): "" or "\"a\":1,\"b\":2".
-void append_json_members(const google::protobuf::Message& message, std::string& out);
+bool append_json_members(const google::protobuf::Message& message, std::string& out,
+                         std::size_t max_bytes = kUnlimited);
 
 // Appends `text` as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD. Fast: output of
 // programs passes through here.

@@ -3,7 +3,6 @@
 #include <array>
 #include <charconv>
 #include <chrono>
-#include <cstdio>
 #include <cstdlib>
 
 namespace runbus::wire {
@@ -78,19 +77,26 @@ bool is_field_mask(const Descriptor& type) {
          paths->type() == FieldDescriptor::TYPE_STRING;
 }
 
-// ".5", ".500", nothing: as few groups of three digits as hold `nanos`.
+// `count` decimal digits, with zeros in front. snprintf takes ten times as long.
+void append_digits(unsigned value, int count, std::string& out) {
+  const std::size_t start = out.size();
+  out.append(static_cast<std::size_t>(count), '0');
+  for (std::size_t at = out.size(); at != start; value /= 10) {
+    out[--at] = static_cast<char>('0' + value % 10);
+  }
+}
+
+// ".500", ".000001", nothing: as few groups of three digits as hold `nanos`.
 void append_fraction(std::int32_t nanos, std::string& out) {
   if (nanos == 0) {
     return;
   }
-  std::array<char, 16> digits{};
-  std::snprintf(digits.data(), digits.size(), ".%09d", nanos);
-  std::size_t length = 10;
-  while (nanos % 1000 == 0) {
-    nanos /= 1000;
-    length -= 3;
+  int digits = 9;
+  for (; nanos % 1000 == 0; nanos /= 1000) {
+    digits -= 3;
   }
-  out.append(digits.data(), length);
+  out.push_back('.');
+  append_digits(static_cast<unsigned>(nanos), digits, out);
 }
 
 // Takes exactly `digits` decimal digits off the front of `text`.
@@ -185,13 +191,16 @@ bool append_timestamp(std::int64_t seconds, std::int32_t nanos, std::string& out
   const auto day = std::chrono::floor<std::chrono::days>(time);
   const std::chrono::year_month_day date(day);
   const std::chrono::hh_mm_ss clock(time - day);
-  std::array<char, 64> text{};
-  const int length = std::snprintf(
-      text.data(), text.size(), "%04d-%02u-%02uT%02d:%02d:%02d", static_cast<int>(date.year()),
-      static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
-      static_cast<int>(clock.hours().count()), static_cast<int>(clock.minutes().count()),
-      static_cast<int>(clock.seconds().count()));
-  out.append(text.data(), static_cast<std::size_t>(length));
+  const auto append = [&out](unsigned value, int count, const char* after) {
+    append_digits(value, count, out);
+    out.append(after);
+  };
+  append(static_cast<unsigned>(static_cast<int>(date.year())), 4, "-");
+  append(static_cast<unsigned>(date.month()), 2, "-");
+  append(static_cast<unsigned>(date.day()), 2, "T");
+  append(static_cast<unsigned>(clock.hours().count()), 2, ":");
+  append(static_cast<unsigned>(clock.minutes().count()), 2, ":");
+  append(static_cast<unsigned>(clock.seconds().count()), 2, "");
   append_fraction(nanos, out);
   out.push_back('Z');
   return true;

@@ -78,20 +78,9 @@ std::optional<ProcessEntry> ProcessTable::look_up(pid_t pid) {
   return entry;
 }
 
-pid_t ProcessTable::child_of(pid_t top, pid_t pid) const {
-  // The table is no snapshot and could hold a loop: as many steps as there are processes are
-  // enough.
-  for (std::size_t steps = 0; steps <= parents_.size(); ++steps) {
-    const auto found = parents_.find(pid);
-    if (found == parents_.end() || found->second == 0) {
-      return 0;
-    }
-    if (found->second == top) {
-      return pid;
-    }
-    pid = found->second;
-  }
-  return 0;
+pid_t ProcessTable::parent_of(pid_t pid) const {
+  const auto found = parents_.find(pid);
+  return found == parents_.end() ? 0 : found->second;
 }
 
 }  // namespace runbus::agent

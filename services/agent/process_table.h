@@ -33,9 +33,10 @@ class ProcessTable {
   // One process, now.
   static std::optional<ProcessEntry> look_up(pid_t pid);
 
-  // Climbs from `pid` to the ancestor that is a direct child of `top`; 0 when `top` is not above
-  // it.
-  pid_t child_of(pid_t top, pid_t pid) const;
+  // 0 when it is not in the table.
+  pid_t parent_of(pid_t pid) const;
+  // A bound for climbing: the table is no snapshot and could hold a loop.
+  std::size_t size() const { return parents_.size(); }
 
  private:
   std::vector<ProcessEntry> entries_;

@@ -2,14 +2,14 @@
 #   python3 /proc/self/fd/4 PROGRAM [MODULE...]
 # with its control socket as descriptor 3; PROGRAM is argv[0] of the runs it may serve, MODULEs are imported ahead.
 #
-# For each message on the control socket it makes a pair: a helper, which becomes the agent's child and does
-# in Python what helper.cc does (child subreaper, reaps all, reports in the pipe that came with the message), and below it a
-# spare, which waits on the socket that came with the message for a job and then becomes the program. What a spare cannot be
+# For each message on the control socket it makes a pair: a helper, which does in Python what helper.cc does
+# (child subreaper, reaps all, reports in the pipe that came with the message), and below it a spare, which waits on the socket that came with the message for a job and then becomes the program. What a spare cannot be
 # like a cold start in, it leaves to one: it executes the program.
 import sys
 
 del sys.path[0]  # /proc/self/fd
 
+import atexit
 import ctypes
 import errno
 import gc
@@ -69,21 +69,14 @@ def help_until_none_is_left(pipe, spare):
 
 
 def make_pair(job_fd, pipe):
-    middle = os.fork()
-    if middle:
+    if os.fork():
         os.close(job_fd)
         os.close(pipe)
-        os.waitpid(middle, 0)
         return None
     try:
         os.setsid()
-        middle_pid = os.getpid()
-        if os.fork():
-            os._exit(0)
-        # The helper: its parent ended, so it is the agent's child.
-        while os.getppid() == middle_pid:
-            os.sched_yield()
         prctl(PR_SET_CHILD_SUBREAPER, 1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         spare = os.fork()
         if spare:
@@ -194,19 +187,72 @@ def become_main(path):
     return main.__dict__
 
 
-# Shows the exception as a cold start would: without our frames.
-def end_with(error, frames):
-    traceback = error.__traceback__
-    for _ in range(frames):
-        traceback = traceback and traceback.tb_next
-    error.__traceback__ = traceback
-    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, traceback
-    sys.excepthook(type(error), error, traceback)
-    if isinstance(error, KeyboardInterrupt):
-        sys.stdout.flush()
+# Shows the exception as a cold start would: without our frame.
+def show(error):
+    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+    sys.excepthook(type(error), error, error.__traceback__)
+
+
+def exit_code_of(error):
+    if error is None:
+        return 0
+    if not isinstance(error, SystemExit):
+        show(error)
+        return 1
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    sys.stderr.write(str(error.code) + "\n")
+    return 1
+
+
+def clear_namespace(names):
+    # As the interpreter does it: private names first.
+    for private in (True, False):
+        for name in list(names):
+            if name != "__builtins__" and name.startswith("_") == private and not name.startswith("__"):
+                names[name] = None
+
+
+def flush_standard_streams(code):
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except BaseException as error:
+            sys.unraisablehook(types.SimpleNamespace(
+                exc_type=type(error), exc_value=error, exc_traceback=None, err_msg=None, object=stream))
+            code = 120
+    return code
+
+
+# What a program sees of an interpreter's end: threads are waited for, exit functions run, and what its own modules hold
+# is finalized (an open file is flushed). The interpreter's own modules are not taken apart: that would copy every page that
+# the spare shares with its parent, which is as dear as a cold start.
+def finish(error, own_modules):
+    code = exit_code_of(error)
+    interrupted = isinstance(error, KeyboardInterrupt)
+    del error
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+    code = flush_standard_streams(code)
+    main = sys.modules.pop("__main__").__dict__
+    loaded = [name for name in sys.modules if name not in own_modules]
+    modules = [sys.modules.pop(name) for name in loaded]
+    clear_namespace(main)
+    gc.collect()
+    for module in reversed(modules):
+        if type(module) is types.ModuleType and getattr(module, "__file__", None):
+            clear_namespace(module.__dict__)
+    gc.collect()
+    code = flush_standard_streams(code)
+    if interrupted:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    return 1
+    os._exit(code)
 
 
 def run(program, job_fd, own_locale):
@@ -231,19 +277,15 @@ def run(program, job_fd, own_locale):
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()  # the standard library's generator is seeded by fork itself
     standard_streams()
+    own_modules = set(sys.modules)
     main = become_main(path)
+    ended_with = None
     try:
-        code = compile(source, path, "exec", dont_inherit=True)
+        exec(compile(source, path, "exec", dont_inherit=True), main)
     except BaseException as error:
-        return end_with(error, 1)
-    del source
-    try:
-        exec(code, main)
-    except SystemExit:
-        raise
-    except BaseException as error:
-        return end_with(error, 1)
-    return 0
+        ended_with = error
+    del source, main
+    finish(ended_with, own_modules)
 
 
 # Touches what a run will touch, in the spare and ahead of the job: page faults are most of a start.
@@ -264,6 +306,8 @@ def main():
             importlib.import_module(name)
         except Exception:
             pass  # a run that needs it will say so
+    # Their ends are for the kernel to see, nobody else.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=CONTROL) as control:
@@ -277,7 +321,7 @@ def main():
                     control.detach()
                     break
     warm_up()
-    return run(program, job_fd, own_locale)
+    run(program, job_fd, own_locale)
 
 
-sys.exit(main())
+main()

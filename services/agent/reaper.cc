@@ -1,8 +1,10 @@
 #include "services/agent/reaper.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +20,8 @@ namespace {
 // Looks in one go before others get their turn; each ends as soon as everything found is stopped.
 constexpr int kLooksPerTurn = 4;
 constexpr std::chrono::milliseconds kLongestPause{50};
+// About five seconds of them.
+constexpr int kPatientLooks = 100;
 
 sigset_t taken_signals() {
   sigset_t set;
@@ -111,15 +115,17 @@ void Reaper::on_child_ended(pid_t pid, int status, const rusage& usage) {
 void Reaper::add(pid_t helper, Run& run) {
   Helper entry;
   entry.run = &run;
-  helpers_[helper] = entry;
+  helpers_[helper] = std::move(entry);
 }
 
 bool Reaper::adopt(pid_t helper, Run& run) {
+  UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, helper, 0)));
   const auto entry = ProcessTable::look_up(helper);
-  if (!entry || entry->parent != ::getpid() || helpers_.contains(helper)) {
+  if (!handle || !entry || !helpers_.contains(entry->parent) || helpers_.contains(helper)) {
     return false;
   }
   add(helper, run);
+  helpers_.at(helper).handle = std::move(handle);
   return true;
 }
 
@@ -141,7 +147,7 @@ void Reaper::release(pid_t helper) {
   if (found == helpers_.end()) {
     return;
   }
-  if (found->second.reaped) {
+  if (found->second.reaped || found->second.handle) {
     helpers_.erase(found);
     return;
   }
@@ -152,12 +158,27 @@ void Reaper::release(pid_t helper) {
 void Reaper::lost(pid_t helper) {
   Helper& entry = helpers_.at(helper);
   entry.lost = true;
-  if (!entry.reaped) {
-    ::kill(helper, SIGKILL);
-  }
+  kill_helper(helper, entry);
   strangers_ = true;
   pause_ = std::chrono::milliseconds(0);
   schedule();
+}
+
+bool Reaper::has_ended(const Helper& helper) {
+  if (!helper.handle) {
+    return helper.reaped;
+  }
+  pollfd ended{helper.handle.get(), POLLIN, 0};
+  return ::poll(&ended, 1, 0) == 1;
+}
+
+void Reaper::kill_helper(pid_t pid, const Helper& helper) {
+  if (helper.handle) {
+    // Its number may be another process's by now.
+    ::syscall(SYS_pidfd_send_signal, helper.handle.get(), SIGKILL, nullptr, 0);
+  } else if (!helper.reaped) {
+    ::kill(pid, SIGKILL);
+  }
 }
 
 void Reaper::schedule() {
@@ -170,16 +191,40 @@ void Reaper::schedule() {
   }
 }
 
+// The helper that `pid` is or is below; 0 when it is below us and no helper; -1 when it is not
+// below us.
+pid_t Reaper::owner_of(pid_t pid) const {
+  for (std::size_t steps = 0; pid > 0 && steps <= table_.size(); ++steps) {
+    if (helpers_.contains(pid)) {
+      return pid;
+    }
+    pid = table_.parent_of(pid);
+    if (pid == ::getpid()) {
+      return 0;
+    }
+  }
+  return -1;
+}
+
+bool Reaper::is_ours(pid_t pid) const {
+  for (std::size_t steps = 0; pid > 0 && steps <= table_.size(); ++steps) {
+    pid = table_.parent_of(pid);
+    if (pid == ::getpid()) {
+      return true;
+    }
+  }
+  return false;
+}
+
 Reaper::Targets Reaper::targets() {
   table_.read();
   Targets found;
-  const pid_t self = ::getpid();
   for (const ProcessEntry& process : table_.all()) {
-    const pid_t root = table_.child_of(self, process.pid);
-    if (root == 0 || process.gone()) {
+    const pid_t owner = process.gone() ? -1 : owner_of(process.pid);
+    if (owner < 0) {
       continue;
     }
-    const auto helper = helpers_.find(root);
+    const auto helper = helpers_.find(owner);
     if (helper == helpers_.end()) {
       if (strangers_) {
         found.processes.insert(process.pid);
@@ -188,11 +233,23 @@ Reaper::Targets Reaper::targets() {
     } else if (helper->second.lost) {
       found.processes.insert(process.pid);
       found.ownerless = true;
-    } else if (helper->second.condemned && process.pid != root) {
+    } else if (helper->second.condemned && process.pid != owner) {
       found.processes.insert(process.pid);
+      found.owners.insert(owner);
     }
   }
   return found;
+}
+
+// A helper that has nothing left to wait for and does not say so was stopped by a program.
+void Reaper::kill_stuck_helpers(const Targets& left) {
+  for (auto& [pid, helper] : helpers_) {
+    if (!helper.condemned || helper.lost || left.owners.contains(pid)) {
+      helper.idle_looks = 0;
+    } else if (++helper.idle_looks == kPatientLooks) {
+      kill_helper(pid, helper);
+    }
+  }
 }
 
 void Reaper::kill_targets() {
@@ -217,7 +274,9 @@ void Reaper::look() {
   // Back off: a process that cannot die yet (in the kernel) must not cost all our time.
   pause_ = std::min(kLongestPause, 2 * pause_ + std::chrono::milliseconds(1));
   reap();
-  if (!targets().ownerless) {
+  const Targets left = targets();
+  kill_stuck_helpers(left);
+  if (!left.ownerless) {
     strangers_ = false;
     finish_swept();
   }
@@ -227,7 +286,7 @@ void Reaper::look() {
 void Reaper::finish_swept() {
   std::vector<Run*> swept;
   for (auto entry = helpers_.begin(); entry != helpers_.end();) {
-    if (entry->second.lost && entry->second.reaped) {
+    if (entry->second.lost && has_ended(entry->second)) {
       swept.push_back(entry->second.run);
       entry = helpers_.erase(entry);
     } else {
@@ -251,7 +310,7 @@ void Reaper::kill_everything(std::chrono::milliseconds patience) {
   while (Clock::now() < until) {
     table_.read();
     for (const ProcessEntry& process : table_.all()) {
-      if (!process.gone() && table_.child_of(::getpid(), process.pid) != 0) {
+      if (!process.gone() && is_ours(process.pid)) {
         ::kill(process.pid, process.frozen() ? SIGKILL : SIGSTOP);
       }
     }

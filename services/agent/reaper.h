@@ -42,8 +42,8 @@ class Reaper {
 
   // A helper was started. `run` must call release() or lost() and then stay until on_swept().
   void add(pid_t helper, Run& run);
-  // The same for a child that somebody else forked (warm_pool.h); false when it is no child of
-  // ours, or known.
+  // The same for one that a helper forked (a warm interpreter's parent is one); false when it is
+  // not.
   [[nodiscard]] bool adopt(pid_t helper, Run& run);
   // From now on the helper is this run's.
   void transfer(pid_t helper, Run& run);
@@ -67,13 +67,21 @@ class Reaper {
     bool condemned = false;
     bool lost = false;
     bool reaped = false;
+    int idle_looks = 0;  // condemned, with nothing left to kill, and still not released
+    UniqueFd handle;     // pidfd of an adopted one, which its own parent reaps
   };
 
   struct Targets {
     std::set<pid_t> processes;
     bool ownerless = false;  // some of them belong to no living helper
+    std::set<pid_t> owners;  // the condemned helpers that the others belong to
   };
 
+  static bool has_ended(const Helper& helper);
+  static void kill_helper(pid_t pid, const Helper& helper);
+  pid_t owner_of(pid_t pid) const;
+  bool is_ours(pid_t pid) const;
+  void kill_stuck_helpers(const Targets& left);
   void on_signal();
   void reap();
   void on_child_ended(pid_t pid, int status, const rusage& usage);

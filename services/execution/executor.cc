@@ -52,6 +52,10 @@ void Executor::run(const worker::CallPtr& call, const v1::CodeRequest& request, 
                           "config.network: this node does not give programs a network"));
     return;
   }
+  if (toolchain_.known()) {
+    admit(call, request, streaming);
+    return;
+  }
   toolchain_.when_known([this, call, request, streaming] {
     if (!call->ended()) {
       admit(call, request, streaming);
@@ -167,6 +171,13 @@ void Executor::follow(const std::shared_ptr<Run>& run) {
 
 void Executor::when_started(const std::string& session_id, const std::string& execution_id,
                             std::function<void(Result<void>)> callback) {
+  if (!toolchain_.known()) {
+    // Behind the runs that wait for the same.
+    toolchain_.when_known([this, session_id, execution_id, callback = std::move(callback)] {
+      when_started(session_id, execution_id, callback);
+    });
+    return;
+  }
   if (const auto known = runs_.find({session_id, execution_id}); known != runs_.end()) {
     known->second->when_started(std::move(callback));
   } else {

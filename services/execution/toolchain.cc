@@ -170,7 +170,7 @@ Toolchain::Toolchain(asio::io_context& io, std::vector<Language> table, std::str
       }
       asio::post(io_, [this, row, works, alive, version = find_version(output)] {
         if (alive.lock()) {
-          known(row, works, version);
+          probed(row, works, version);
         }
       });
     });
@@ -183,7 +183,7 @@ Toolchain::~Toolchain() {
   pool_.join();
 }
 
-void Toolchain::known(std::size_t row, bool works, std::string version) {
+void Toolchain::probed(std::size_t row, bool works, std::string version) {
   works_[row] = works;
   table_[row].version = std::move(version);
   if (--open_ > 0) {

@@ -26,13 +26,15 @@ class Toolchain {
   // Calls back once it is known what works: at once (from the loop) or later.
   void when_known(std::function<void()> callback);
 
+  bool known() const { return open_ == 0; }
+
   // The languages that work, in the table's order. Empty until known.
   const std::vector<Language>& languages() const { return available_; }
   // By name or alias, in any case; null when it does not work here.
   const Language* find(std::string_view name) const;
 
  private:
-  void known(std::size_t row, bool works, std::string version);
+  void probed(std::size_t row, bool works, std::string version);
 
   boost::asio::io_context& io_;
   std::vector<Language> table_;

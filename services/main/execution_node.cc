@@ -136,6 +136,8 @@ std::vector<std::unique_ptr<worker::Service>> make_execution_services(const Node
     throw std::runtime_error("--state-dir: " + to_string(prepared.error()));
   }
   node->manager->adopt();
+  // Sessions that are opened before the probes have ended get their warm interpreters then.
+  node->toolchain->when_known([&manager = *node->manager] { manager.reconfigure(); });
   spdlog::info("engine {}, state in {}", node->engine->name(), flags.state_dir);
 
   execution::ExecutorOptions execution_options;

@@ -140,27 +140,6 @@ Result<pid_t> read_child_pid(int fd, Deadline deadline) {
   return document["child-pid"].GetInt();
 }
 
-// Waits until bwrap's child has become the agent; its name changes then. There is no event for
-// that, but there is one for its end.
-Result<void> await_agent(const ProcessId& first, Deadline deadline) {
-  const UniqueFd fd = first.open();
-  const auto becoming = [&first] {
-    const std::string name = read_proc(first.pid, "comm");
-    return name == "bwrap\n" || name == "prlimit\n";
-  };
-  while (fd && becoming()) {
-    pollfd item{fd.get(), POLLIN, 0};
-    if (::poll(&item, 1, 1) > 0) {
-      return make_error(ErrorCode::kInternal, {},
-                        "the sandbox's first process ended before the agent ran");
-    }
-    if (std::chrono::steady_clock::now() >= deadline) {
-      return make_error(ErrorCode::kTimeout, "the sandbox did not start in time");
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 BubblewrapEngine::BubblewrapEngine(EngineOptions options)
@@ -248,7 +227,7 @@ Result<void> BubblewrapEngine::start(Start& start) {
     return child.error();
   }
   start.state.first = ProcessId::of(*child);
-  return await_agent(start.state.first, deadline);
+  return await_exec(start, deadline);
 }
 
 }  // namespace runbus::session

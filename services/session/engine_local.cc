@@ -1,6 +1,7 @@
 #include "services/session/engine_local.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -121,6 +122,24 @@ Result<void> LocalEngine::prepare(Start& start) {
     return join.error();
   }
   start.join = std::move(*join);
+  return {};
+}
+
+// Its command line changes then, whatever the program calls itself later. There is no event for
+// that, but there is one for its end.
+Result<void> LocalEngine::await_exec(const Start& start, Deadline deadline) {
+  const UniqueFd fd = start.state.first.open();
+  const std::string wanted = start.command[0] + '\0';
+  while (!read_proc(start.state.first.pid, "cmdline").starts_with(wanted)) {
+    pollfd item{fd.get(), POLLIN, 0};
+    if (!fd || ::poll(&item, 1, 1) > 0) {
+      return make_error(ErrorCode::kInternal, {},
+                        "the sandbox's first process ended before the agent ran");
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return make_error(ErrorCode::kTimeout, "the sandbox did not start in time");
+    }
+  }
   return {};
 }
 

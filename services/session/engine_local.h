@@ -56,6 +56,9 @@ class LocalEngine : public Engine {
   // Runs after the processes have ended, before the cgroup goes.
   virtual void clean_up(const EngineState& state) { (void)state; }
 
+  // Waits until state.first has executed the command.
+  static Result<void> await_exec(const Start& start, Deadline deadline);
+
   const EngineOptions& options() const { return options_; }
   const CgroupRoom& room() const { return room_; }
   bool as_root() const { return as_root_; }

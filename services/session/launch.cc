@@ -210,7 +210,7 @@ bool perform(const MountStep& step) {
     case MountStep::Kind::kTmpfs:
       return ::mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, "size=256k,mode=755") == 0;
     case MountStep::Kind::kDirectory:
-      return ::mkdir(target, 0755) == 0;
+      return ::mkdir(target, step.mode) == 0 && ::chmod(target, step.mode) == 0;
     case MountStep::Kind::kFile: {
       const int fd = ::open(target, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
       const auto size = static_cast<ssize_t>(step.source.size());

@@ -22,7 +22,7 @@ namespace runbus::session {
 struct MountStep {
   enum class Kind {
     kTmpfs,      // a small tmpfs at target
-    kDirectory,  // makes target
+    kDirectory,  // makes target with the mode
     kFile,       // makes target, with source as its content
     kLink,       // makes target a symbolic link to source
     kBind,       // source at target, nosuid and nodev
@@ -31,6 +31,7 @@ struct MountStep {
   Kind kind;
   std::string source;
   std::string target;
+  mode_t mode = 0755;  // of a directory
 };
 
 // Performs one step in the caller's own mount namespace; false leaves errno. Async-signal-safe.

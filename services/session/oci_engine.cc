@@ -178,7 +178,8 @@ Result<void> OciEngine::start(Start& start) {
   if (!runtime) {
     return runtime.error();
   }
-  if (!runtime->wait(std::chrono::steady_clock::now() + kStartBound)) {
+  const Deadline deadline = std::chrono::steady_clock::now() + kStartBound;
+  if (!runtime->wait(deadline)) {
     return make_error(ErrorCode::kTimeout, "the sandbox did not start in time");
   }
   start.state.monitor = {};
@@ -187,7 +188,7 @@ Result<void> OciEngine::start(Start& start) {
     return make_error(ErrorCode::kInternal, {}, program_ + " did not start the sandbox");
   }
   start.state.first = ProcessId::of(pid);
-  return {};
+  return await_exec(start, deadline);  // crun returns a moment before it
 }
 
 void OciEngine::clean_up(const EngineState& state) {

@@ -239,8 +239,10 @@ std::vector<MountStep> mount_points(const Rootfs& view, const std::string& folde
       const bool last = slash == std::string::npos;
       const std::string part = path.substr(0, slash);
       if (made.insert(part).second) {
+        // runc gives its tmpfs the mode of the mount point.
+        const mode_t mode = part == "/tmp" ? 01777 : 0755;
         steps.push_back(
-            {!last || is_directory ? Kind::kDirectory : Kind::kFile, {}, folder + part});
+            {!last || is_directory ? Kind::kDirectory : Kind::kFile, {}, folder + part, mode});
       }
       if (last) {
         return;

@@ -6,10 +6,10 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "proto/support/unique_fd.h"
@@ -22,8 +22,8 @@ struct CloseDir {
 };
 using Directory = std::unique_ptr<DIR, CloseDir>;
 
-// Names are taken in batches, so that a directory of millions needs bounded memory.
-constexpr std::size_t kBatch = 4096;
+// Names kept per level: few, since a hostile tree has many levels of long names.
+constexpr std::size_t kBatch = 16;
 
 // Opens a directory for reading whatever its mode says, never through a symbolic link.
 UniqueFd open_directory(int parent, const char* name) {
@@ -37,104 +37,124 @@ UniqueFd open_directory(int parent, const char* name) {
   return UniqueFd(::openat(handle.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 }
 
-std::vector<std::string> batch_of_names(int fd) {
-  std::vector<std::string> names;
-  const Directory directory(::fdopendir(::openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)));
-  if (!directory) {
-    return names;
+struct Identity {
+  dev_t device = 0;
+  ino_t inode = 0;
+  bool operator==(const Identity&) const = default;
+};
+
+std::optional<Identity> identity_of(int fd) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) {
+    return std::nullopt;
   }
-  while (names.size() < kBatch) {
-    const dirent* entry = ::readdir(directory.get());
-    if (entry == nullptr) {
-      break;
-    }
-    const std::string_view name = entry->d_name;
-    if (name != "." && name != "..") {
-      names.emplace_back(name);
-    }
-  }
-  return names;
+  return Identity{status.st_dev, status.st_ino};
 }
 
+// Walks down to what can be removed and up again by "..", which must lead to where it came from: so
+// a tree that somebody moves meanwhile leads nowhere else.
 class Remover {
  public:
-  explicit Remover(int top) : top_(top) {}
+  explicit Remover(UniqueFd top) : directory_(std::move(top)) { levels_.emplace_back(); }
 
   // Empties the top directory; errno tells why it could not.
   bool empty_top() {
     for (;;) {
-      const std::vector<std::string> names = batch_of_names(top_);
-      if (names.empty()) {
+      Level& level = levels_.back();
+      if (level.full.empty() && !scan(level)) {
+        return false;
+      }
+      if (!level.full.empty()) {
+        if (!descend()) {
+          return false;
+        }
+      } else if (removed_) {
+        continue;  // a stream may skip entries of a directory that changes
+      } else if (levels_.size() == 1) {
         return true;
-      }
-      bool progress = false;
-      for (const std::string& name : names) {
-        progress = remove_entry(name) || progress;
-      }
-      if (!progress) {
+      } else if (!ascend()) {
         return false;
       }
     }
   }
 
  private:
-  // Whether anything was achieved.
-  bool remove_entry(const std::string& name) {
-    if (::unlinkat(top_, name.c_str(), 0) == 0) {
-      return true;
+  struct Level {
+    Identity identity;
+    std::vector<std::string> full;  // directories in it that are not empty, a few at a time
+  };
+
+  // Removes what can be removed at once and notes directories that are not empty. Without an entry
+  // in level.full and with nothing removed, the directory is empty.
+  bool scan(Level& level) {
+    const Directory stream(
+        ::fdopendir(::openat(directory_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)));
+    if (!stream) {
+      return false;
     }
-    bool progress = false;
-    const UniqueFd directory = open_directory(top_, name.c_str());
-    while (directory) {
-      const std::vector<std::string> children = batch_of_names(directory.get());
-      bool moved = false;
-      for (const std::string& child : children) {
-        moved =
-            (::unlinkat(directory.get(), child.c_str(), 0) == 0 || lift(directory.get(), child)) ||
-            moved;
+    removed_ = false;
+    while (level.full.size() < kBatch) {
+      errno = 0;
+      const dirent* entry = ::readdir(stream.get());
+      if (entry == nullptr) {
+        return errno == 0;
       }
-      progress = progress || moved;
-      if (!moved) {
-        break;
+      const char* name = entry->d_name;
+      if (std::strcmp(name, ".") == 0 || std::strcmp(name, "..") == 0) {
+        continue;
       }
+      if (::unlinkat(directory_.get(), name, 0) == 0 ||
+          ::unlinkat(directory_.get(), name, AT_REMOVEDIR) == 0) {
+        removed_ = true;
+        continue;
+      }
+      level.full.emplace_back(name);
     }
-    return ::unlinkat(top_, name.c_str(), AT_REMOVEDIR) == 0 || progress;
+    return true;
   }
 
-  // Moves a directory up into the top one, under a name that is free.
-  bool lift(int parent, const std::string& child) {
-    if (::unlinkat(parent, child.c_str(), AT_REMOVEDIR) == 0) {
-      return true;
+  bool descend() {
+    Level& level = levels_.back();
+    const auto here = identity_of(directory_.get());
+    UniqueFd child = open_directory(directory_.get(), level.full.back().c_str());
+    if (!here || !child) {
+      return false;
     }
-    // Moving a directory rewrites its "..", for which its owner needs to be able to write to it.
-    open_directory(parent, child.c_str());
-    for (int attempt = 0; attempt < 1000; ++attempt) {
-      const std::string name = ".removing-" + std::to_string(++counter_);
-      if (::renameat2(parent, child.c_str(), top_, name.c_str(), RENAME_NOREPLACE) == 0) {
-        return true;
-      }
-      if (errno != EEXIST) {
-        return false;
-      }
-    }
-    return false;
+    level.identity = *here;
+    directory_ = std::move(child);
+    levels_.emplace_back();
+    return true;
   }
 
-  int top_;
-  std::uint64_t counter_ = 0;
+  bool ascend() {
+    levels_.pop_back();
+    Level& level = levels_.back();
+    UniqueFd parent(::openat(directory_.get(), "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!parent || identity_of(parent.get()) != level.identity) {
+      return false;
+    }
+    directory_ = std::move(parent);
+    const std::string emptied = std::move(level.full.back());
+    level.full.pop_back();
+    return ::unlinkat(directory_.get(), emptied.c_str(), AT_REMOVEDIR) == 0;
+  }
+
+  UniqueFd directory_;  // of the last level
+  std::vector<Level> levels_;
+  bool removed_ = false;  // by the last scan
 };
 
 }  // namespace
 
 Result<void> remove_tree(const std::string& path) {
-  const UniqueFd top = open_directory(AT_FDCWD, path.c_str());
+  UniqueFd top = open_directory(AT_FDCWD, path.c_str());
   if (!top) {
     if (errno == ENOENT) {
       return {};
     }
     return make_error(ErrorCode::kInternal, {}, "open " + path + ": " + std::strerror(errno));
   }
-  if (!Remover(top.get()).empty_top() || ::rmdir(path.c_str()) != 0) {
+  if (!Remover(std::move(top)).empty_top() || ::rmdir(path.c_str()) != 0) {
     return make_error(ErrorCode::kInternal, {}, "remove " + path + ": " + std::strerror(errno));
   }
   return {};

@@ -199,6 +199,14 @@ void SessionManager::configure(const Session& session) {
   });
 }
 
+void SessionManager::reconfigure() {
+  for (const auto& [id, slot] : slots_) {
+    if (slot.state == Slot::State::kOpen && slot.session->agent_->connected()) {
+      configure(*slot.session);
+    }
+  }
+}
+
 void SessionManager::ready(const std::string& session_id, const SessionPtr& session) {
   Slot& slot = slots_[session_id];
   slot.state = Slot::State::kOpen;

@@ -1,5 +1,6 @@
-// What a client may send, without a socket: the texts of one connection, a line each, while workers answer with
-// whatever bytes follow a zero byte. Every frame that goes out must be JSON, and nothing may be left behind.
+// What a client may send, without a socket: the texts of one connection, a line each, while workers
+// answer with whatever bytes follow a zero byte. Every frame that goes out must be JSON, and
+// nothing may be left behind.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -29,7 +30,8 @@ void answer(test::FakeBus& bus, const test::Sent& call, std::string_view bytes) 
   bus.accept(call);
   for (std::uint64_t sequence = 1; sequence <= 2; ++sequence) {
     v1::Header header;
-    header.set_kind(sequence == 1 && bus.method(call.header.method()).server_streaming ? v1::ITEM : v1::RESULT);
+    header.set_kind(
+        sequence == 1 && bus.method(call.header.method()).server_streaming ? v1::ITEM : v1::RESULT);
     header.set_call_id(call.header.call_id());
     header.set_sequence(sequence);
     zmq::message_t body(bytes.data(), bytes.size());

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
-#include <string_view>
+#include <vector>
 
 #include "proto/wire/transcoder.h"
 #include "tests/unit/proto/kinds.pb.h"
@@ -18,6 +18,8 @@
 namespace runbus::wire {
 namespace {
 
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
 using google::protobuf::util::DefaultFieldComparator;
 using google::protobuf::util::MessageDifferencer;
 using test::Kinds;
@@ -46,23 +48,33 @@ bool oracle_read(const std::string& json, Kinds& message) {
   return google::protobuf::util::JsonStringToMessage(json, &message).ok();
 }
 
-// Any is an ordinary message for us, a mask keeps its names, and a null NullValue in a oneof or
-// list is a matter of taste: these members are not compared.
-bool has_other_form(const Kinds& message) {
-  if (message.has_any() || message.has_mask()) {
+// What the two write differently by intent: for us Any is an ordinary message, a mask keeps its
+// names, and a Value that is not set is null.
+bool has_other_form(const Message& message) {
+  const auto& type = *message.GetDescriptor();
+  if (type.full_name() == "google.protobuf.Any" ||
+      type.full_name() == "google.protobuf.FieldMask") {
     return true;
   }
-  for (const Kinds& child : message.children()) {
-    if (has_other_form(child)) {
-      return true;
+  std::vector<const FieldDescriptor*> fields;
+  const auto& reflection = *message.GetReflection();
+  reflection.ListFields(message, &fields);
+  if (type.full_name() == "google.protobuf.Value" && fields.empty()) {
+    return true;
+  }
+  for (const FieldDescriptor* field : fields) {
+    if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
+      continue;
+    }
+    const int size = field->is_repeated() ? reflection.FieldSize(message, field) : 1;
+    for (int i = 0; i < size; ++i) {
+      if (has_other_form(field->is_repeated() ? reflection.GetRepeatedMessage(message, field, i)
+                                              : reflection.GetMessage(message, field))) {
+        return true;
+      }
     }
   }
-  for (const auto& [key, value] : message.by_string()) {
-    if (has_other_form(value)) {
-      return true;
-    }
-  }
-  return message.has_child() && has_other_form(message.child());
+  return false;
 }
 
 void check_round_trip(const Kinds& message) {
@@ -113,6 +125,12 @@ void check_message(const std::string& wire) {
   options.preserve_proto_field_names = true;
   if (!google::protobuf::util::MessageToJsonString(message, &theirs, options).ok()) {
     return;  // a time out of range, a NaN in a Value: they give up where we write null
+  }
+  // Protobuf writes -0, and reads it as 0.
+  for (const char* lost_sign : {"-0,", "-0}", "-0]"}) {
+    if (theirs.find(lost_sign) != std::string::npos) {
+      return;
+    }
   }
   Kinds ours_back;
   Kinds theirs_back;

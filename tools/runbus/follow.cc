@@ -16,6 +16,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
+// As timeout(1) says it: the program has no exit code of its own.
+constexpr int kTimedOut = 124;
 constexpr seconds kConnectBound{10};
 constexpr seconds kReconnectFor{30};
 constexpr milliseconds kFirstPause{50};
@@ -43,9 +45,12 @@ int signal_number(std::string_view name) {
   return SIGKILL;
 }
 
+// Of a call whose program is known to have started. A method that was there a moment ago is missing
+// while a broker that has just started waits for its workers.
 bool worth_another_try(ErrorCode code) {
-  return code == ErrorCode::kUnavailable || code == ErrorCode::kConnection ||
-         code == ErrorCode::kBusy || code == ErrorCode::kRateLimit;
+  return code == ErrorCode::kMethodNotFound || code == ErrorCode::kUnavailable ||
+         code == ErrorCode::kConnection || code == ErrorCode::kBusy ||
+         code == ErrorCode::kRateLimit;
 }
 
 void tell(const std::string& text) { std::fprintf(stderr, "runbus: %s\n", text.c_str()); }
@@ -278,7 +283,11 @@ void Follow::on_result(const rapidjson::Value& result) {
     return;
   }
   const std::string_view name = string_member(result, "signal");
-  finish(name.empty() ? 1 : 128 + signal_number(name));
+  if (!name.empty()) {
+    finish(128 + signal_number(name));
+  } else {
+    finish(string_member(result, "status") == "timeout" ? kTimedOut : 128 + SIGKILL);
+  }
 }
 
 void Follow::send_input(std::string_view chunk, bool eof) {

@@ -60,7 +60,8 @@ std::string environment(const char* name) {
 void remove_sockets(const std::string& directory) {
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
-    if (entry.is_socket(error)) {
+    // The broker locks a socket's path by a file beside it.
+    if (entry.is_socket(error) || entry.path().string().ends_with(".sock.lock")) {
       fs::remove(entry.path(), error);
     }
   }

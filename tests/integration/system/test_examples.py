@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from harness.client import Client, RpcError
-from harness.system import PATIENCE, SOURCE_DIR, binary
+from harness.system import BINARY_DIR, PATIENCE, SOURCE_DIR, binary
 
 
 def bus_socket(system):
@@ -20,7 +20,7 @@ def bus_socket(system):
 
 @contextlib.contextmanager
 def worker(argv):
-    process = subprocess.Popen(argv)
+    process = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(BINARY_DIR / "generated" / "python")})
     try:
         yield process
     finally:
@@ -41,7 +41,7 @@ async def test_example(system, language, name):
     argv = (
         [binary("runbus-example-echo")]
         if language == "cpp"
-        else ["/usr/bin/python3", str(SOURCE_DIR / "tools/examples/echo_python/echo.py")]
+        else ["/usr/bin/python3", str(SOURCE_DIR / "tools/examples/echo_python/pyecho.py")]
     )
     with worker([*argv, "--broker", bus_socket(system)]) as process:
         async with Client(system) as client:

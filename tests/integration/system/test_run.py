@@ -39,7 +39,7 @@ async def test_every_offered_language_runs(system):
         "python": "print(42)", "javascript": "console.log(42)", "bash": "echo 42",
         "typescript": "const x: number = 42; console.log(x)",
         "c": '#include <stdio.h>\nint main(void) { printf("42\\n"); return 0; }',
-        "c++": '#include <iostream>\nint main() { std::cout << 42 << "\\n"; }',
+        "cpp": '#include <iostream>\nint main() { std::cout << 42 << "\\n"; }',
         "go": 'package main\nimport "fmt"\nfunc main() { fmt.Println(42) }',
         "rust": 'fn main() { println!("42"); }',
         "java": 'public class Main { public static void main(String[] a) { System.out.println(42); } }',

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <set>
 #include <string>
 #include <vector>
@@ -111,6 +112,11 @@ TEST_F(AgentWarm, EndsLikeAColdStart) {
   expect_same("x = (");
   expect_same("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)");
   expect_same("raise KeyboardInterrupt");
+  expect_same("class D:\n  def __del__(self): print('gone')\nd = D()\nc = D()\nc.c = c");
+  expect_same("f = open('left-open', 'w')\nf.write('text')");
+  std::string text;
+  EXPECT_TRUE(std::getline(std::ifstream(agent_.workspace() + "/left-open"), text));
+  EXPECT_EQ(text, "text");
   expect_same("import atexit; atexit.register(print, 'bye'); print('hello', end='')");
   expect_same(
       "import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), "

@@ -20,8 +20,8 @@ class CoreEvents : public CoreTest {
     say("@g1", header(v1::EVENT), event.SerializeAsString());
   }
 
-  v1::HistoryResponse history(const std::string& topic, std::uint64_t after, const std::string& epoch = {},
-                              std::uint32_t max_events = 0) {
+  v1::HistoryResponse history(const std::string& topic, std::uint64_t after,
+                              const std::string& epoch = {}, std::uint32_t max_events = 0) {
     v1::HistoryRequest request;
     request.set_topic(topic);
     request.set_after(after);

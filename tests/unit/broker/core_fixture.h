@@ -81,7 +81,8 @@ class CoreTest : public ::testing::Test {
   }
 
   static v1::Ready worker_ready(const std::string& id, const std::string& node = "n1",
-                                std::uint32_t capacity = 1, const std::string& service = "test.Echo") {
+                                std::uint32_t capacity = 1,
+                                const std::string& service = "test.Echo") {
     v1::Ready ready;
     ready.set_role(v1::WORKER);
     ready.set_peer_id(id);
@@ -94,9 +95,10 @@ class CoreTest : public ::testing::Test {
     return ready;
   }
 
-  void attach_worker(const std::string& id, const std::string& node = "n1", std::uint32_t capacity = 1,
-                     const std::string& service = "test.Echo") {
-    say(key_of(id), header(v1::READY), worker_ready(id, node, capacity, service).SerializeAsString());
+  void attach_worker(const std::string& id, const std::string& node = "n1",
+                     std::uint32_t capacity = 1, const std::string& service = "test.Echo") {
+    say(key_of(id), header(v1::READY),
+        worker_ready(id, node, capacity, service).SerializeAsString());
   }
 
   static v1::Header call_header(const std::string& id, const std::string& session = {},
@@ -108,12 +110,13 @@ class CoreTest : public ::testing::Test {
     return result;
   }
 
-  void call(const std::string& id, const std::string& session = {}, const std::string& method = "echo.say") {
+  void call(const std::string& id, const std::string& session = {},
+            const std::string& method = "echo.say") {
     say("@g1", call_header(id, session, method), "request " + id);
   }
 
-  void reply(const std::string& worker, v1::Kind kind, const std::string& call, std::uint64_t sequence = 0,
-             const std::string& origin = "g1") {
+  void reply(const std::string& worker, v1::Kind kind, const std::string& call,
+             std::uint64_t sequence = 0, const std::string& origin = "g1") {
     v1::Header result = header(kind, call);
     result.set_sequence(sequence);
     result.set_origin(origin);
@@ -137,9 +140,10 @@ class CoreTest : public ::testing::Test {
   // What was sent to a peer of this kind, oldest first.
   std::vector<Sent> sent_to(const std::string& id, v1::Kind kind) const {
     std::vector<Sent> found;
-    std::copy_if(out.sent.begin(), out.sent.end(), std::back_inserter(found), [&](const Sent& message) {
-      return message.key == key_of(id) && message.header.kind() == kind;
-    });
+    std::copy_if(out.sent.begin(), out.sent.end(), std::back_inserter(found),
+                 [&](const Sent& message) {
+                   return message.key == key_of(id) && message.header.kind() == kind;
+                 });
     return found;
   }
 
@@ -162,7 +166,9 @@ class CoreTest : public ::testing::Test {
     return body;
   }
 
-  std::size_t count_to(const std::string& id, v1::Kind kind) const { return sent_to(id, kind).size(); }
+  std::size_t count_to(const std::string& id, v1::Kind kind) const {
+    return sent_to(id, kind).size();
+  }
 
   std::uint64_t dropped(const std::string& reason) const {
     const v1::StatsResponse stats = core->stats(now);

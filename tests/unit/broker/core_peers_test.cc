@@ -143,7 +143,8 @@ TEST_F(CorePeers, JunkIsCountedAndChangesNothing) {
   call("c1");
   const std::size_t before = out.sent.size();
   zmq::message_t body;
-  for (const std::string& bytes : {std::string("\xff\xff\xff"), std::string(70'000, 'a'), std::string()}) {
+  for (const std::string& bytes :
+       {std::string("\xff\xff\xff"), std::string(70'000, 'a'), std::string()}) {
     zmq::message_t frame(bytes.data(), bytes.size());
     core->on_message({"@w1", {}, {}}, frame, body, now);
   }

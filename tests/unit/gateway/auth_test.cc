@@ -11,7 +11,8 @@
 namespace runbus::gateway {
 namespace {
 
-Credentials with(std::string_view authorization, std::string_view cookie = {}, std::string_view query = {}) {
+Credentials with(std::string_view authorization, std::string_view cookie = {},
+                 std::string_view query = {}) {
   Credentials credentials;
   credentials.authorization = authorization;
   credentials.cookie = cookie;
@@ -42,7 +43,8 @@ TEST(Auth, RefusesWrongAndMissingTokens) {
   EXPECT_FALSE(auth.authenticate(with("Basic secret-token")));
   EXPECT_FALSE(auth.authenticate(with({}, "not_runbus_token=secret-token")));
   EXPECT_FALSE(auth.authenticate(with({}, {}, "token=")));
-  EXPECT_FALSE(auth.authenticate(with("Bearer wrong", {}, "token=secret-token")));  // the first one decides
+  EXPECT_FALSE(
+      auth.authenticate(with("Bearer wrong", {}, "token=secret-token")));  // the first one decides
 }
 
 TEST(Auth, WithoutATokenEveryoneIsIn) { EXPECT_TRUE(Auth({}, {}).authenticate(with({}))); }

@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <boost/asio/post.hpp>
+
 #include "gateway/events/glob.h"
 #include "gateway/events/hub.h"
 #include "tests/unit/gateway/fake_bus.h"
@@ -61,7 +63,7 @@ class HubTest : public testing::Test {
     // The broker confirms subscriptions at once.
     history.on_publish = [this](std::size_t broker, const v1::Event& probe) {
       if (confirm) {
-        io.post([this, broker, probe] { hub.on_event(broker, probe); });
+        boost::asio::post(io, [this, broker, probe] { hub.on_event(broker, probe); });
       }
     };
   }
@@ -101,7 +103,8 @@ class HubTest : public testing::Test {
       const bool same = one.request.epoch() == epoch;
       for (const v1::Event& known : remembered) {
         response.set_last(known.offset());
-        if (known.topic() == one.request.topic() && (!same || known.offset() > one.request.after())) {
+        if (known.topic() == one.request.topic() &&
+            (!same || known.offset() > one.request.after())) {
           *response.add_events() = known;
         }
       }
@@ -129,7 +132,9 @@ TEST_F(HubTest, GivesMatchingEventsToTheirSubscription) {
   hub.on_event(0, event("terminal.opened", 1));
   const auto frames = sink.take();
   ASSERT_THAT(frames, SizeIs(1));
-  EXPECT_THAT(frames[0], HasSubstr(R"({"jsonrpc":"2.0","method":"events.event","params":{"subscription":")" + id));
+  EXPECT_THAT(
+      frames[0],
+      HasSubstr(R"({"jsonrpc":"2.0","method":"events.event","params":{"subscription":")" + id));
   EXPECT_THAT(frames[0], HasSubstr(R"("topic":"fs.created","epoch":"e1","offset":1)"));
 }
 

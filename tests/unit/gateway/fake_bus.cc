@@ -111,7 +111,7 @@ void add_stream(FileDescriptorProto& file) {
   auto* message = file.add_message_type();
   message->set_name("CountStream");
   message->add_oneof_decl()->set_name("item");
-  for (const std::string& name : {"number", "done"}) {
+  for (const std::string name : {"number", "done"}) {
     auto* field = message->add_field();
     field->set_name(name);
     field->set_number(message->field_size());
@@ -127,10 +127,9 @@ void add_stream(FileDescriptorProto& file) {
   }
 }
 
-google::protobuf::MethodDescriptorProto& add_method(google::protobuf::ServiceDescriptorProto& service,
-                                                    const std::string& name,
-                                                    const std::string& request,
-                                                    const std::string& response) {
+google::protobuf::MethodDescriptorProto& add_method(
+    google::protobuf::ServiceDescriptorProto& service, const std::string& name,
+    const std::string& request, const std::string& response) {
   auto* method = service.add_method();
   method->set_name("Do_" + name);
   method->set_input_type(".test." + request);
@@ -185,7 +184,8 @@ v1::ServiceOffer calc_offer() {
 }
 
 FakeBus::FakeBus(CallPatience patience)
-    : client(io, "gateway-1", patience, std::chrono::milliseconds(50)), hub(io, history, "gateway-1") {
+    : client(io, "gateway-1", patience, std::chrono::milliseconds(50)),
+      hub(io, history, "gateway-1") {
   second.up = false;
   client.add_port(port);
   client.add_port(second);

@@ -15,7 +15,8 @@
 #include "gateway/rpc_session.h"
 #include "gateway/sink.h"
 
-// A bus without sockets: what the gateway sends is recorded, what workers and brokers say is said by the test.
+// A bus without sockets: what the gateway sends is recorded, what workers and brokers say is said
+// by the test.
 namespace runbus::gateway::test {
 
 struct Sent {
@@ -83,9 +84,9 @@ class FakeSink final : public Sink {
   std::vector<std::unique_ptr<Item>> held;
 };
 
-// A service test.CalcService with the methods of the examples of JSON-RPC 2.0 §7 (subtract, sum, update,
-// notify_hello, notify_sum, get_data), a stream `count` (items count.number, resumable) and `upload`, which takes
-// further input. Its messages are dynamic: their JSON is given and taken.
+// A service test.CalcService with the methods of the examples of JSON-RPC 2.0 §7 (subtract, sum,
+// update, notify_hello, notify_sum, get_data), a stream `count` (items count.number, resumable) and
+// `upload`, which takes further input. Its messages are dynamic: their JSON is given and taken.
 v1::ServiceOffer calc_offer();
 
 class FakeBus {
@@ -99,7 +100,8 @@ class FakeBus {
 
   // A worker answers.
   void accept(const Sent& call, const std::string& worker = "worker-1");
-  void item(const Sent& call, std::uint64_t sequence, const std::string& json, std::uint64_t offset = 0);
+  void item(const Sent& call, std::uint64_t sequence, const std::string& json,
+            std::uint64_t offset = 0);
   void result(const Sent& call, std::uint64_t sequence, const std::string& json);
   void error(const Sent& call, ErrorCode code, std::uint64_t sequence = 0);
   void services(FakePort& from, const std::vector<v1::ServiceOffer>& offers);

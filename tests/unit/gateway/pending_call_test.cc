@@ -55,7 +55,8 @@ class PendingCallTest : public testing::Test {
     request.timeout = timeout;
     return bus.client.call(std::move(request), seen);
   }
-  void item(const Sent& call, std::uint64_t sequence, const std::string& body, std::uint64_t offset = 0) {
+  void item(const Sent& call, std::uint64_t sequence, const std::string& body,
+            std::uint64_t offset = 0) {
     say(call, v1::ITEM, sequence, body, offset);
   }
   void say(const Sent& call, v1::Kind kind, std::uint64_t sequence, const std::string& body,

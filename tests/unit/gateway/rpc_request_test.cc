@@ -17,7 +17,12 @@ struct Parsed {
 };
 
 TEST(RpcRequest, KeepsTheIdAsItIsWritten) {
-  const std::vector<std::string> ids = {"1", "-7", "\"a\\\"b\"", "18446744073709551615", "1.50", "1e2",
+  const std::vector<std::string> ids = {"1",
+                                        "-7",
+                                        "\"a\\\"b\"",
+                                        "18446744073709551615",
+                                        "1.50",
+                                        "1e2",
                                         "123456789012345678901234567890"};
   for (const std::string& id : ids) {
     Parsed parsed(R"({"id":)" + id + R"(,"jsonrpc":"2.0","method":"m"})");
@@ -28,8 +33,9 @@ TEST(RpcRequest, KeepsTheIdAsItIsWritten) {
 }
 
 TEST(RpcRequest, FindsFractionalIdsInABatchAmongNestedParams) {
-  Parsed parsed(R"( [ {"jsonrpc":"2.0","method":"a","params":{"id":9.5,"x":["}",{"y":"\"]"}]},"id":1.50} ,)"
-                R"({"jsonrpc":"2.0","method":"b","params":[1,[2,{"id":3}]],"id" : 2.250 }])");
+  Parsed parsed(
+      R"( [ {"jsonrpc":"2.0","method":"a","params":{"id":9.5,"x":["}",{"y":"\"]"}]},"id":1.50} ,)"
+      R"({"jsonrpc":"2.0","method":"b","params":[1,[2,{"id":3}]],"id" : 2.250 }])");
   ASSERT_EQ(parsed.message.requests().size(), 2U);
   EXPECT_EQ(parsed.message.requests()[0].id, "1.50");
   EXPECT_EQ(parsed.message.requests()[1].id, "2.250");

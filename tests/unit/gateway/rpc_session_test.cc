@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "runbus/v1/execution.pb.h"
 #include "runbus/v1/session.pb.h"
 #include "tests/unit/gateway/fake_bus.h"
 
@@ -37,18 +38,16 @@ class RpcSessionTest : public testing::Test {
   std::shared_ptr<RpcSession> session = bus.session(sink);
 };
 
-std::string error_of(const std::string& code, const std::string& id) {
-  return R"({"jsonrpc":"2.0","error":{"code":)" + code + ".*\"id\":" + id + "}";
-}
-
 MATCHER_P2(IsError, code, id, "") {
-  return StartsWith(R"({"jsonrpc":"2.0","error":{"code":)" + std::to_string(static_cast<int>(code)) + ",")
+  return StartsWith(R"({"jsonrpc":"2.0","error":{"code":)" +
+                    std::to_string(static_cast<int>(code)) + ",")
              .impl()
              .MatchAndExplain(arg, result_listener) &&
          arg.ends_with(",\"id\":" + std::string(id) + "}");
 }
 
-// JSON-RPC 2.0 §7. Params and results of our services are objects; by position the fields come in order.
+// JSON-RPC 2.0 §7. Params and results of our services are objects; by position the fields come in
+// order.
 TEST_F(RpcSessionTest, Section7PositionalParameters) {
   session->on_message(R"({"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1})");
   const Sent call = bus.port.take(v1::CALL);
@@ -61,9 +60,10 @@ TEST_F(RpcSessionTest, Section7PositionalParameters) {
 }
 
 TEST_F(RpcSessionTest, Section7NamedParameters) {
-  for (const char* text :
-       {R"({"jsonrpc": "2.0", "method": "subtract", "params": {"subtrahend": 23, "minuend": 42}, "id": 3})",
-        R"({"jsonrpc": "2.0", "method": "subtract", "params": {"minuend": 42, "subtrahend": 23}, "id": 3})"}) {
+  for (
+      const char* text :
+      {R"({"jsonrpc": "2.0", "method": "subtract", "params": {"subtrahend": 23, "minuend": 42}, "id": 3})",
+       R"({"jsonrpc": "2.0", "method": "subtract", "params": {"minuend": 42, "subtrahend": 23}, "id": 3})"}) {
     session->on_message(text);
     const Sent call = bus.port.take(v1::CALL);
     EXPECT_EQ(bus.json(call), R"({"minuend":42,"subtrahend":23})");
@@ -73,7 +73,8 @@ TEST_F(RpcSessionTest, Section7NamedParameters) {
 }
 
 TEST_F(RpcSessionTest, Section7Notification) {
-  EXPECT_FALSE(session->on_message(R"({"jsonrpc": "2.0", "method": "update", "params": [1,2,3,4,5]})"));
+  EXPECT_FALSE(
+      session->on_message(R"({"jsonrpc": "2.0", "method": "update", "params": [1,2,3,4,5]})"));
   bus.result(bus.port.take(v1::CALL), 1, "{}");
   EXPECT_FALSE(session->on_message(R"({"jsonrpc": "2.0", "method": "foobar"})"));
   EXPECT_THAT(sink.take(), IsEmpty());
@@ -96,8 +97,10 @@ TEST_F(RpcSessionTest, Section7InvalidRequest) {
 }
 
 TEST_F(RpcSessionTest, Section7BatchOfInvalidJson) {
-  EXPECT_THAT(send(R"([{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"}, {"jsonrpc": "2.0", "method")"),
-              ElementsAre(IsError(-32700, "null")));
+  EXPECT_THAT(
+      send(
+          R"([{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"}, {"jsonrpc": "2.0", "method")"),
+      ElementsAre(IsError(-32700, "null")));
 }
 
 TEST_F(RpcSessionTest, Section7EmptyBatch) {
@@ -138,9 +141,10 @@ TEST_F(RpcSessionTest, Section7Batch) {
   bus.result(sum, 1, R"({"sum":7})");
   const auto frames = sink.take();
   ASSERT_THAT(frames, SizeIs(1));
-  EXPECT_THAT(frames[0], AllOf(StartsWith("[{"), HasSubstr(R"({"jsonrpc":"2.0","result":{"sum":7},"id":"1"})"),
-                               HasSubstr(R"({"jsonrpc":"2.0","result":{"difference":19},"id":"2"})"),
-                               HasSubstr(R"({"jsonrpc":"2.0","result":{"data":5},"id":"9"})")));
+  EXPECT_THAT(frames[0],
+              AllOf(StartsWith("[{"), HasSubstr(R"({"jsonrpc":"2.0","result":{"sum":7},"id":"1"})"),
+                    HasSubstr(R"({"jsonrpc":"2.0","result":{"difference":19},"id":"2"})"),
+                    HasSubstr(R"({"jsonrpc":"2.0","result":{"data":5},"id":"9"})")));
   EXPECT_THAT(frames[0], AllOf(HasSubstr("-32600"), HasSubstr("-32601"), HasSubstr(R"("id":null})"),
                                HasSubstr(R"("id":"5"})")));
 }
@@ -205,10 +209,11 @@ TEST_F(RpcSessionTest, ItemsBecomeNotificationsWithTheIdOfTheCall) {
   bus.item(call, 1, R"({"number":{"value":1}})");
   bus.item(call, 2, R"({"number":{"value":2}})");
   bus.result(call, 3, R"({"done":{"total":3}})");
-  EXPECT_THAT(sink.take(),
-              ElementsAre(R"({"jsonrpc":"2.0","method":"count.number","params":{"call":"c","value":1}})",
-                          R"({"jsonrpc":"2.0","method":"count.number","params":{"call":"c","value":2}})",
-                          R"({"jsonrpc":"2.0","result":{"total":3},"id":"c"})"));
+  EXPECT_THAT(
+      sink.take(),
+      ElementsAre(R"({"jsonrpc":"2.0","method":"count.number","params":{"call":"c","value":1}})",
+                  R"({"jsonrpc":"2.0","method":"count.number","params":{"call":"c","value":2}})",
+                  R"({"jsonrpc":"2.0","result":{"total":3},"id":"c"})"));
 }
 
 TEST_F(RpcSessionTest, ItemsOfANotificationHaveNoCall) {
@@ -217,7 +222,8 @@ TEST_F(RpcSessionTest, ItemsOfANotificationHaveNoCall) {
   bus.accept(call);
   bus.item(call, 1, R"({"number":{"value":1}})");
   bus.result(call, 2, R"({"done":{"total":1}})");
-  EXPECT_THAT(sink.take(), ElementsAre(R"({"jsonrpc":"2.0","method":"count.number","params":{"value":1}})"));
+  EXPECT_THAT(sink.take(),
+              ElementsAre(R"({"jsonrpc":"2.0","method":"count.number","params":{"value":1}})"));
 }
 
 TEST_F(RpcSessionTest, ServerSentEventsCarryTheParams) {
@@ -258,7 +264,8 @@ TEST_F(RpcSessionTest, CancelRequestCancelsTheCallItNames) {
   session->on_message(R"({"jsonrpc":"2.0","method":"count","id":"x"})");
   const Sent call = bus.port.take(v1::CALL);
   bus.accept(call);
-  EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":"x"}})"), IsEmpty());
+  EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":"x"}})"),
+              IsEmpty());
   const Sent cancel = bus.port.take(v1::CANCEL);
   EXPECT_EQ(cancel.header.call_id(), call.header.call_id());
   EXPECT_EQ(cancel.header.method(), "");
@@ -280,8 +287,9 @@ TEST_F(RpcSessionTest, InputReachesAClientStreamingCallAlone) {
   session->on_message(R"({"jsonrpc":"2.0","method":"sum","id":2})");
   const Sent call = bus.port.take(v1::CALL);
   bus.accept(call);
-  EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"$/input","params":{"id":1,"params":{"value":9}},"id":3})"),
-              ElementsAre(R"({"jsonrpc":"2.0","result":{},"id":3})"));
+  EXPECT_THAT(
+      send(R"({"jsonrpc":"2.0","method":"$/input","params":{"id":1,"params":{"value":9}},"id":3})"),
+      ElementsAre(R"({"jsonrpc":"2.0","result":{},"id":3})"));
   const Sent input = bus.port.take(v1::INPUT);
   EXPECT_EQ(input.header.call_id(), call.header.call_id());
   EXPECT_EQ(input.body, std::string("\x08\x09"));
@@ -292,9 +300,10 @@ TEST_F(RpcSessionTest, InputReachesAClientStreamingCallAlone) {
 TEST_F(RpcSessionTest, ErrorsAreWordedByTheCatalogue) {
   session->on_message(R"({"jsonrpc":"2.0","method":"sum","id":1})");
   bus.error(bus.port.take(v1::CALL), ErrorCode::kQuota, 1);
-  EXPECT_THAT(sink.take(),
-              ElementsAre(R"({"jsonrpc":"2.0","error":{"code":-32009,"message":"Quota exceeded","data":)"
-                          R"({"kind":"quota","retryable":false,"detail":""}},"id":1})"));
+  EXPECT_THAT(
+      sink.take(),
+      ElementsAre(R"({"jsonrpc":"2.0","error":{"code":-32009,"message":"Quota exceeded","data":)"
+                  R"({"kind":"quota","retryable":false,"detail":""}},"id":1})"));
 }
 
 TEST_F(RpcSessionTest, InternalMethodsAreNotFound) {
@@ -305,25 +314,32 @@ TEST_F(RpcSessionTest, InternalMethodsAreNotFound) {
 TEST_F(RpcSessionTest, DescribesAllMethods) {
   const auto frames = send(R"({"jsonrpc":"2.0","method":"rpc.discover","id":1})");
   ASSERT_THAT(frames, SizeIs(1));
-  EXPECT_THAT(frames[0], AllOf(HasSubstr("\"openrpc\""), HasSubstr("connection.ping"), HasSubstr("subtract")));
+  EXPECT_THAT(frames[0],
+              AllOf(HasSubstr("\"openrpc\""), HasSubstr("connection.ping"), HasSubstr("subtract")));
 }
 
 TEST_F(RpcSessionTest, AnswersForItself) {
   EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"connection.ping","id":1})"),
               ElementsAre(HasSubstr(R"("pong":true)")));
   EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"connection.info","id":1})"),
-              ElementsAre(AllOf(HasSubstr(R"("principal":"tester")"), HasSubstr(R"("calls_in_flight":0)"))));
+              ElementsAre(AllOf(HasSubstr(R"("principal":"tester")"),
+                                HasSubstr(R"("calls_in_flight":0)"))));
   EXPECT_EQ(bus.port.sent.size(), 0U);
 }
 
 TEST_F(RpcSessionTest, ClientsPublishUnderUserOnly) {
-  EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"session.closed"},"id":1})"),
-              ElementsAre(IsError(-32001, "1")));
-  EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"user..x"},"id":2})"),
-              ElementsAre(IsError(-32602, "2")));
+  EXPECT_THAT(
+      send(
+          R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"session.closed"},"id":1})"),
+      ElementsAre(IsError(-32001, "1")));
+  EXPECT_THAT(
+      send(R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"user..x"},"id":2})"),
+      ElementsAre(IsError(-32602, "2")));
   EXPECT_EQ(bus.port.count(v1::EVENT), 0U);
-  EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"user.x","data":{"a":1}},"id":3})"),
-              ElementsAre(R"({"jsonrpc":"2.0","result":{},"id":3})"));
+  EXPECT_THAT(
+      send(
+          R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"user.x","data":{"a":1}},"id":3})"),
+      ElementsAre(R"({"jsonrpc":"2.0","result":{},"id":3})"));
   const Sent event = bus.port.take(v1::EVENT);
   EXPECT_EQ(event.header.principal(), "tester");
 }
@@ -331,13 +347,15 @@ TEST_F(RpcSessionTest, ClientsPublishUnderUserOnly) {
 TEST_F(RpcSessionTest, WithoutABrokerAMethodNobodyKnowsIsUnavailable) {
   bus.port.up = false;
   bus.client.on_disconnected(bus.port);
-  EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"foobar","id":1})"), ElementsAre(IsError(-32003, "1")));
+  EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"foobar","id":1})"),
+              ElementsAre(IsError(-32003, "1")));
 }
 
 TEST_F(RpcSessionTest, ABatchThatGrowsTooLargeLosesAnswersNotItsForm) {
   bus.config.write_queue_bytes = 120;
-  session->on_message(R"([{"jsonrpc":"2.0","method":"sum","id":1},{"jsonrpc":"2.0","method":"sum","id":2},)"
-                      R"({"jsonrpc":"2.0","method":"sum","id":3}])");
+  session->on_message(
+      R"([{"jsonrpc":"2.0","method":"sum","id":1},{"jsonrpc":"2.0","method":"sum","id":2},)"
+      R"({"jsonrpc":"2.0","method":"sum","id":3}])");
   for (int i = 0; i < 3; ++i) {
     bus.result(bus.port.take(v1::CALL), 1, R"({"sum":1})");
   }
@@ -351,13 +369,11 @@ TEST_F(RpcSessionTest, ABatchThatGrowsTooLargeLosesAnswersNotItsForm) {
 class RpcSessionFields : public RpcSessionTest {
  protected:
   RpcSessionFields() {
-    const auto* execution = google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(
-        "runbus.v1.ExecutionService");
-    const auto* sessions = v1::OpenRequest::descriptor()->file()->FindServiceByName("SessionService");
-    offers = {wire::make_offer(*sessions, 4)};
-    if (execution != nullptr) {
-      offers.push_back(wire::make_offer(*execution, 4));
-    }
+    const auto* execution =
+        v1::CodeRequest::descriptor()->file()->FindServiceByName("ExecutionService");
+    const auto* sessions =
+        v1::OpenRequest::descriptor()->file()->FindServiceByName("SessionService");
+    offers = {wire::make_offer(*sessions, 4), wire::make_offer(*execution, 4)};
     bus.services(bus.port, offers);
   }
   std::string session_of(const std::string& text) {
@@ -372,26 +388,35 @@ class RpcSessionFields : public RpcSessionTest {
 TEST_F(RpcSessionFields, ACallThatNamesNoSessionRunsInTheConnectionsOwn) {
   const std::string own = session_of(R"({"jsonrpc":"2.0","method":"session.info","id":1})");
   EXPECT_FALSE(own.empty());
-  EXPECT_EQ(session_of(R"({"jsonrpc":"2.0","method":"session.info","params":{"session_id":""},"id":2})"), own);
-  EXPECT_EQ(session_of(R"({"jsonrpc":"2.0","method":"session.info","params":{"session_id":"mine"},"id":3})"),
-            "mine");
-  EXPECT_THAT(send(R"({"jsonrpc":"2.0","method":"session.info","params":{"session_id":"../x"},"id":4})"),
-              ElementsAre(AllOf(IsError(-32602, "4"), HasSubstr("session_id"))));
+  EXPECT_EQ(
+      session_of(R"({"jsonrpc":"2.0","method":"session.info","params":{"session_id":""},"id":2})"),
+      own);
+  EXPECT_EQ(
+      session_of(
+          R"({"jsonrpc":"2.0","method":"session.info","params":{"session_id":"mine"},"id":3})"),
+      "mine");
+  EXPECT_THAT(
+      send(R"({"jsonrpc":"2.0","method":"session.info","params":{"session_id":"../x"},"id":4})"),
+      ElementsAre(AllOf(IsError(-32602, "4"), HasSubstr("session_id"))));
 }
 
 TEST_F(RpcSessionFields, AnIdNamesTheSessionInWhichTheConnectionMadeTheThing) {
-  ASSERT_EQ(offers.size(), 2U);
-  const std::string own = session_of(R"({"jsonrpc":"2.0","method":"execute.code","params":{"code":"1"},"id":1})");
+  const std::string own =
+      session_of(R"({"jsonrpc":"2.0","method":"execute.code","params":{"code":"1"},"id":1})");
   EXPECT_EQ(session_of(R"({"jsonrpc":"2.0","method":"execute.code_streaming",)"
                        R"("params":{"code":"1","session_id":"other","execution_id":"e1"},"id":2})"),
             "other");
-  EXPECT_EQ(session_of(R"({"jsonrpc":"2.0","method":"execute.cancel","params":{"execution_id":"e1"},"id":3})"),
-            "other");
-  EXPECT_EQ(session_of(R"({"jsonrpc":"2.0","method":"execute.cancel","params":{"execution_id":"e2"},"id":4})"), own);
+  EXPECT_EQ(
+      session_of(
+          R"({"jsonrpc":"2.0","method":"execute.cancel","params":{"execution_id":"e1"},"id":3})"),
+      "other");
+  EXPECT_EQ(
+      session_of(
+          R"({"jsonrpc":"2.0","method":"execute.cancel","params":{"execution_id":"e2"},"id":4})"),
+      own);
 }
 
 TEST_F(RpcSessionFields, MakesAnExecutionIdWhereTheClientGaveNone) {
-  ASSERT_EQ(offers.size(), 2U);
   session->on_message(R"({"jsonrpc":"2.0","method":"execute.code","params":{"code":"1"},"id":1})");
   EXPECT_THAT(bus.json(bus.port.take(v1::CALL)), testing::Not(HasSubstr(R"("execution_id":"")")));
 }

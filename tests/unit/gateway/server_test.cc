@@ -8,6 +8,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/read_until.hpp>
 #include <boost/asio/write.hpp>
+#include <boost/beast/core/buffers_to_string.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/websocket/stream.hpp>
 #include <future>
@@ -70,10 +71,13 @@ class ServerTest : public testing::Test {
     tcp::socket socket = connect();
     std::string request = head + "Host: 127.0.0.1\r\nConnection: close\r\n";
     if (!body.empty()) {
-      request += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n";
+      request +=
+          "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
+          "\r\n";
     }
     request += "\r\n" + body;
-    boost::asio::write(socket, boost::asio::buffer(request));
+    boost::system::error_code refused;  // the server may answer, and close, before it has it all
+    boost::asio::write(socket, boost::asio::buffer(request), refused);
     return read_all(socket);
   }
   static std::string upgrade(const std::string& headers) {
@@ -122,7 +126,8 @@ class ServerTest : public testing::Test {
 
 TEST_F(ServerTest, RefusesTheHandshakeWithoutAToken) {
   start();
-  EXPECT_THAT(handshake({}), AllOf(StartsWith("HTTP/1.1 401"), HasSubstr("WWW-Authenticate: Bearer")));
+  EXPECT_THAT(handshake({}),
+              AllOf(StartsWith("HTTP/1.1 401"), HasSubstr("WWW-Authenticate: Bearer")));
   EXPECT_THAT(handshake("Authorization: Bearer wrong-token\r\n"), StartsWith("HTTP/1.1 401"));
   EXPECT_THAT(handshake("Authorization: Bearer secret-token\r\n"), StartsWith("HTTP/1.1 101"));
 }
@@ -145,8 +150,10 @@ TEST_F(ServerTest, ClosesAClientThatTakesTooLongToAsk) {
 
 TEST_F(ServerTest, BoundsHeadersAndBodies) {
   start();
-  EXPECT_THAT(http("GET / HTTP/1.1\r\nX-Large: " + std::string(8000, 'x') + "\r\n"), StartsWith("HTTP/1.1 431"));
-  EXPECT_THAT(http("POST /rpc HTTP/1.1\r\nAuthorization: Bearer secret-token\r\n", std::string(2U << 20U, ' ')),
+  EXPECT_THAT(http("GET / HTTP/1.1\r\nX-Large: " + std::string(8000, 'x') + "\r\n"),
+              StartsWith("HTTP/1.1 431"));
+  EXPECT_THAT(http("POST /rpc HTTP/1.1\r\nAuthorization: Bearer secret-token\r\n",
+                   std::string(2U << 20U, ' ')),
               StartsWith("HTTP/1.1 413"));
 }
 
@@ -154,12 +161,16 @@ TEST_F(ServerTest, SaysHowItIs) {
   start();
   EXPECT_THAT(http("GET /ready HTTP/1.1\r\n"), StartsWith("HTTP/1.1 200"));
   EXPECT_THAT(http("GET /nowhere HTTP/1.1\r\n"), StartsWith("HTTP/1.1 404"));
-  EXPECT_THAT(http("GET / HTTP/1.1\r\nAccept: application/json\r\n"), HasSubstr("\"websocket\":\"/ws\""));
-  EXPECT_THAT(http("GET / HTTP/1.1\r\nAccept: text/html\r\n"), AllOf(HasSubstr("<h1>runbus"), Not(HasSubstr("Set-Cookie"))));
-  EXPECT_THAT(http("GET /?token=secret-token HTTP/1.1\r\n"), HasSubstr("Set-Cookie: runbus_token=secret-token;"));
+  EXPECT_THAT(http("GET / HTTP/1.1\r\nAccept: application/json\r\n"),
+              HasSubstr("\"websocket\":\"/ws\""));
+  EXPECT_THAT(http("GET / HTTP/1.1\r\nAccept: text/html\r\n"),
+              AllOf(HasSubstr("<h1>runbus"), Not(HasSubstr("Set-Cookie"))));
+  EXPECT_THAT(http("GET /?token=secret-token HTTP/1.1\r\n"),
+              HasSubstr("Set-Cookie: runbus_token=secret-token;"));
   // The bus does not answer: it is said without waiting for ever.
-  EXPECT_THAT(http("GET /health HTTP/1.1\r\n"), AllOf(StartsWith("HTTP/1.1 200"), HasSubstr(R"("status":"ok","version":")"),
-                                                      HasSubstr(R"("workers":null,"enforced":null)")));
+  EXPECT_THAT(http("GET /health HTTP/1.1\r\n"),
+              AllOf(StartsWith("HTTP/1.1 200"), HasSubstr(R"("status":"ok","version":")"),
+                    HasSubstr(R"("workers":null,"enforced":null)")));
   on_loop([this] {
     bus.port.up = false;
     bus.client.on_disconnected(bus.port);
@@ -177,15 +188,18 @@ TEST_F(ServerTest, ServesCallsOverHttp) {
   start();
   const std::string head = "POST /rpc HTTP/1.1\r\nAuthorization: Bearer secret-token\r\n";
   EXPECT_THAT(http(head, R"({"jsonrpc":"2.0","method":"subtract","params":[42,23],"id":1})"),
-              AllOf(StartsWith("HTTP/1.1 200"), HasSubstr(R"({"jsonrpc":"2.0","result":{"difference":19},"id":1})")));
-  EXPECT_THAT(http(head, R"({"jsonrpc":"2.0","method":"subtract","params":[42,23]})"), StartsWith("HTTP/1.1 204"));
+              AllOf(StartsWith("HTTP/1.1 200"),
+                    HasSubstr(R"({"jsonrpc":"2.0","result":{"difference":19},"id":1})")));
+  EXPECT_THAT(http(head, R"({"jsonrpc":"2.0","method":"subtract","params":[42,23]})"),
+              StartsWith("HTTP/1.1 204"));
   EXPECT_THAT(http("POST /rpc HTTP/1.1\r\n", "{}"), StartsWith("HTTP/1.1 401"));
   EXPECT_THAT(http(head + "Origin: http://evil.example\r\n", "{}"), StartsWith("HTTP/1.1 403"));
   EXPECT_THAT(http(head + "Origin: https://ide.example\r\n", "{}"),
               HasSubstr("Access-Control-Allow-Origin: https://ide.example"));
   EXPECT_THAT(http("OPTIONS /rpc HTTP/1.1\r\nOrigin: https://ide.example\r\n"),
               AllOf(StartsWith("HTTP/1.1 204"), HasSubstr("Access-Control-Allow-Methods: POST")));
-  EXPECT_THAT(http("OPTIONS /rpc HTTP/1.1\r\nOrigin: http://evil.example\r\n"), StartsWith("HTTP/1.1 403"));
+  EXPECT_THAT(http("OPTIONS /rpc HTTP/1.1\r\nOrigin: http://evil.example\r\n"),
+              StartsWith("HTTP/1.1 403"));
 }
 
 TEST_F(ServerTest, StreamsItemsAsServerSentEvents) {
@@ -203,8 +217,12 @@ TEST_F(ServerTest, StreamsItemsAsServerSentEvents) {
   const std::string body = R"({"jsonrpc":"2.0","method":"count","id":1})";
   const std::string events = http(head + "Accept: text/event-stream\r\n", body);
   EXPECT_THAT(events, HasSubstr("event: count.number\ndata: {\"call\":1,\"value\":1}\n\n"));
-  EXPECT_THAT(events, HasSubstr("event: response\ndata: {\"jsonrpc\":\"2.0\",\"result\":{\"total\":1},\"id\":1}\n\n"));
-  EXPECT_THAT(http(head, body), AllOf(HasSubstr(R"("result":{"total":1})"), Not(HasSubstr("number"))));
+  EXPECT_THAT(
+      events,
+      HasSubstr(
+          "event: response\ndata: {\"jsonrpc\":\"2.0\",\"result\":{\"total\":1},\"id\":1}\n\n"));
+  EXPECT_THAT(http(head, body),
+              AllOf(HasSubstr(R"("result":{"total":1})"), Not(HasSubstr("number"))));
 }
 
 TEST_F(ServerTest, AnHttpClientThatGoesAwayCallsItsCallOff) {
@@ -212,8 +230,10 @@ TEST_F(ServerTest, AnHttpClientThatGoesAwayCallsItsCallOff) {
   {
     tcp::socket socket = connect();
     const std::string body = R"({"jsonrpc":"2.0","method":"sum","id":1})";
-    boost::asio::write(socket, boost::asio::buffer("POST /rpc?token=secret-token HTTP/1.1\r\nHost: x\r\nContent-Length: " +
-                                                   std::to_string(body.size()) + "\r\n\r\n" + body));
+    boost::asio::write(
+        socket,
+        boost::asio::buffer("POST /rpc?token=secret-token HTTP/1.1\r\nHost: x\r\nContent-Length: " +
+                            std::to_string(body.size()) + "\r\n\r\n" + body));
     bool called = false;
     while (!called) {
       on_loop([&] { called = bus.port.count(v1::CALL) > 0; });
@@ -232,10 +252,12 @@ TEST_F(ServerTest, AnswersOnAWebSocketAndRefusesBinaryFramesWithoutEndingIt) {
   const auto stream = open();
   stream->binary(true);
   stream->write(boost::asio::buffer(std::string("{}")));
-  EXPECT_THAT(read(*stream), AllOf(HasSubstr("-32600"), HasSubstr("binary frames are not accepted")));
+  EXPECT_THAT(read(*stream),
+              AllOf(HasSubstr("-32600"), HasSubstr("binary frames are not accepted")));
   stream->text(true);
   for (int i = 0; i < 100; ++i) {
-    stream->write(boost::asio::buffer(R"({"jsonrpc":"2.0","method":"connection.ping","id":)" + std::to_string(i) + "}"));
+    stream->write(boost::asio::buffer(R"({"jsonrpc":"2.0","method":"connection.ping","id":)" +
+                                      std::to_string(i) + "}"));
   }
   for (int i = 0; i < 100; ++i) {
     EXPECT_THAT(read(*stream), HasSubstr("\"id\":" + std::to_string(i) + "}"));
@@ -289,7 +311,7 @@ class Counting {
 
  private:
   void go_on(std::uint64_t credit) {
-    constexpr std::uint64_t kItem = 8;  // at least the bytes of one
+    constexpr std::uint64_t kItem = 6;  // the bytes of one
     while (next_ <= total_ && next_ * kItem <= credit) {
       bus_.item(call_, next_, R"({"number":{"value":)" + std::to_string(1'000'000 + next_) + "}}");
       ++next_;
@@ -324,7 +346,8 @@ TEST_F(ServerTest, ASlowReaderHoldsItsStreamBackAndLosesNothing) {
   EXPECT_LT(now, kTotal);
   // Another connection is served meanwhile.
   const auto other = open();
-  other->write(boost::asio::buffer(std::string(R"({"jsonrpc":"2.0","method":"connection.ping","id":2})")));
+  other->write(
+      boost::asio::buffer(std::string(R"({"jsonrpc":"2.0","method":"connection.ping","id":2})")));
   EXPECT_THAT(read(*other), HasSubstr("pong"));
   for (std::uint64_t i = 1; i <= kTotal; ++i) {
     const std::string frame = read(*stream);

@@ -274,6 +274,16 @@ TEST(Catalog, BoundsWhatADescriptionCosts) {
   }
   EXPECT_THAT(problem_of(foreign_offer(ranges)), HasSubstr("too many ranges"));
 
+  FileDescriptorProto wide = foreign_file("x.r");
+  for (int i = 0; i < 2000; ++i) {
+    auto* field = wide.mutable_message_type(0)->add_field();
+    field->set_name("f" + std::to_string(i));
+    field->set_number(i + 1);
+    field->set_type(FieldDescriptorProto::TYPE_BOOL);
+    field->set_label(FieldDescriptorProto::LABEL_OPTIONAL);
+  }
+  EXPECT_THAT(problem_of(foreign_offer(wide)), HasSubstr("too many fields"));
+
   FileDescriptorProto option = foreign_file("x.r");
   auto* unresolved = option.mutable_message_type(0)->mutable_options()->add_uninterpreted_option();
   unresolved->add_name()->set_name_part("deprecated");

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -25,6 +26,30 @@ TEST(ParseJson, KeepsIntegersAndDoublesExact) {
   EXPECT_EQ(document[4].GetDouble(), 1e300);
 }
 
+// RapidJSON's own conversion reads 0e308 as infinity, and 2e308 as a number.
+TEST(ParseJson, ReadsNumbersAtTheEdges) {
+  const auto number = [](std::string_view text) {
+    rapidjson::Document document;
+    EXPECT_TRUE(parse_json(text, {}, document)) << text;
+    return document.IsNumber() ? document.GetDouble() : std::nan("");
+  };
+  EXPECT_EQ(number("0e308"), 0.0);
+  EXPECT_EQ(number("0.0e308"), 0.0);
+  EXPECT_EQ(number("1e-400"), 0.0);
+  EXPECT_EQ(number("17976931348623157e292"), std::numeric_limits<double>::max());
+  EXPECT_EQ(number("2.2250738585072011e-308"), 2.2250738585072011e-308);
+  EXPECT_EQ(number("123456789012345678901234567890"), 123456789012345678901234567890.0);
+  EXPECT_EQ(number("0.1E+1"), 1.0);
+  EXPECT_TRUE(std::signbit(number("-0.0")));
+  EXPECT_TRUE(std::signbit(number("-1e-400")));
+  EXPECT_FALSE(std::signbit(number("0")));
+  rapidjson::Document document;
+  ASSERT_TRUE(parse_json("{\"1e5\":1.5,\"e\":[-2.5,3e0]}", {}, document));
+  EXPECT_EQ(document["1e5"].GetDouble(), 1.5);
+  EXPECT_EQ(document["e"][0].GetDouble(), -2.5);
+  EXPECT_EQ(document["e"][1].GetDouble(), 3.0);
+}
+
 TEST(ParseJson, OutlivesItsText) {
   rapidjson::Document document;
   {
@@ -37,8 +62,9 @@ TEST(ParseJson, OutlivesItsText) {
 
 TEST(ParseJson, SaysWhereItIsNotJson) {
   for (const std::string_view text :
-       {"", " ", "{", "{\"a\":}", "[1,]", "{} x", "nul", "01", "1.", "+1", "NaN", "'a'", "\"a\nb\"",
-        "// c\n1", "{a:1}", "[1 2]", "1e400", "\"\\x\"", "{}{}"}) {
+       {"",      " ",     "{",     "{\"a\":}", "[1,]",   "{} x",     "nul",
+        "01",    "1.",    "+1",    "NaN",      "'a'",    "\"a\nb\"", "// c\n1",
+        "{a:1}", "[1 2]", "1e400", "2e308",    "-2e308", "\"\\x\"",  "{}{}"}) {
     const Result<void> result = parse(text);
     ASSERT_FALSE(result) << text;
     EXPECT_EQ(result.error().code, ErrorCode::kParseError) << text;

@@ -279,6 +279,18 @@ TEST(JsonReader, AcceptsOnlyWhatParsersOfTheMessageAccept) {
   }
 }
 
+TEST(JsonReader, BoundsTheMemoryThatEmptyObjectsCost) {
+  std::string json = "{\"children\":[{}";
+  for (int i = 0; i < 60'000; ++i) {
+    json += ",{}";
+  }
+  Kinds message;
+  const Error error = read_error(json + "]}", message);
+  EXPECT_EQ(error.code, ErrorCode::kValidation);
+  EXPECT_EQ(error.limit, "json_values");
+  EXPECT_EQ(message.children_size(), 0);
+}
+
 TEST(JsonReader, ChecksStringsThatNoParserHasChecked) {
   rapidjson::Document document;
   document.SetObject();

@@ -151,6 +151,7 @@ TEST(JsonWriter, WritesTheShortestDoubleThatComesBack) {
   };
   EXPECT_EQ(text(0.1), "0.1");
   EXPECT_EQ(text(3), "3");
+  EXPECT_EQ(text(-0.0), "-0.0");
   EXPECT_EQ(text(1e21), "1e+21");
   EXPECT_EQ(text(5e-324), "5e-324");
   EXPECT_EQ(text(std::numeric_limits<double>::quiet_NaN()), "\"NaN\"");
@@ -199,6 +200,21 @@ TEST(JsonWriter, ReplacesBytesThatAreNotUtf8) {
   message.set_name("a\xff");
   EXPECT_EQ(write(message),
             "{\"name\":\"a\xef\xbf\xbd\",\"count\":null,\"closed\":null,\"part\":[]}");
+}
+
+TEST(JsonWriter, StopsAtABoundAndTakesBackWhatItWrote) {
+  Kinds message;
+  for (int i = 0; i < 10'000; ++i) {
+    message.add_children();  // two bytes each, and a thousand as JSON
+  }
+  std::string out = "before";
+  EXPECT_FALSE(append_json(message, out, 1U << 20U));
+  EXPECT_EQ(out, "before");
+  EXPECT_LT(out.capacity(), 8U << 20U);
+  EXPECT_FALSE(append_json_members(message, out, 1U << 20U));
+  EXPECT_EQ(out, "before");
+  EXPECT_TRUE(append_json(Kinds(), out, 1U << 20U));
+  EXPECT_GT(out.size(), 6U);
 }
 
 TEST(JsonWriter, GivesMembersForACallersOwnObject) {

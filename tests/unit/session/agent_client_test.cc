@@ -192,7 +192,7 @@ TEST_F(AgentClientTest, TurnsFailedIntoAnErrorOfTheCatalogue) {
     agent->send(failed);
     ASSERT_TRUE(loop.until([&] { return error.has_value(); }));
     EXPECT_EQ(error->code, cases[index].second);
-    EXPECT_THAT(error->detail, HasSubstr("why\\x0A"));
+    EXPECT_THAT(error->detail, HasSubstr("why\\x0a"));
   }
 }
 

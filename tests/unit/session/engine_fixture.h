@@ -22,12 +22,19 @@
 // socket.
 namespace runbus::session::testing {
 
+// The OCI runtime under test: crun, or what RUNBUS_TEST_RUNTIME names.
+inline std::string runtime_under_test() {
+  const char* chosen = std::getenv("RUNBUS_TEST_RUNTIME");
+  return chosen == nullptr ? std::string() : std::string(chosen);
+}
+
 inline const Probe& probe_of(const std::string& engine) {
   static std::map<std::string, Probe> probes;
   if (!probes.contains(engine)) {
     EngineOptions options;
     options.engine = engine;
     options.insecure = true;
+    options.runtime = runtime_under_test();
     auto made = make_engine(options);
     probes[engine] = made ? (*made)->probe() : Probe{};
   }
@@ -39,6 +46,7 @@ inline std::unique_ptr<Engine> engine_of(const std::string& name, const std::str
   options.engine = name;
   options.insecure = true;
   options.rootfs = rootfs;
+  options.runtime = runtime_under_test();
   return std::move(make_engine(options).value());
 }
 

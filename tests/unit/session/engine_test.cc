@@ -349,6 +349,18 @@ TEST(ProcessEngine, NeedsInsecure) {
   EXPECT_EQ(ErrorCode::kValidation, made.error().code);
 }
 
+TEST(Engines, AreChosenByWhatWorks) {
+  const auto made = make_engine(EngineOptions{});
+  if (probe_of("oci").works || probe_of("bubblewrap").works) {
+    ASSERT_TRUE(made) << to_string(made.error());
+    EXPECT_EQ(probe_of("oci").works ? "oci" : "bubblewrap", (*made)->name());
+  } else {
+    ASSERT_FALSE(made);
+    EXPECT_EQ(ErrorCode::kUnavailable, made.error().code);
+    EXPECT_THAT(made.error().internal, HasSubstr("bubblewrap: does not work"));
+  }
+}
+
 TEST(Engines, RejectUnknownNames) {
   EngineOptions options;
   options.engine = "vm";

@@ -194,6 +194,7 @@ void serve(int connection) {
   const std::string line = read_line(connection);
   const pid_t child = ::fork();
   if (child == 0) {
+    ::prctl(PR_SET_DUMPABLE, 1);  // or its own files in /proc would not be its own
     const int adjust = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     (void)!::write(adjust, "1000", 4);
     ::dup2(connection, 1);

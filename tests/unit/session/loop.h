@@ -35,7 +35,8 @@ class Loop {
 // A directory that goes with the object.
 class TemporaryDirectory {
  public:
-  TemporaryDirectory() : path_("/tmp/runbus-test-XXXXXX") {
+  explicit TemporaryDirectory(const std::string& parent = "/tmp")
+      : path_(parent + "/runbus-test-XXXXXX") {
     if (::mkdtemp(path_.data()) == nullptr) {
       throw std::runtime_error("mkdtemp");
     }

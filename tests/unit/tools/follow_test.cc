@@ -119,6 +119,27 @@ TEST_F(FollowTest, SignalBecomesItsExitCode) {
   EXPECT_NE(err().find("ended by its limit of time"), std::string::npos);
 }
 
+TEST_F(FollowTest, TimeoutWithoutASignalIsTold) {
+  on_call_ = [](const Peer& peer, const std::string&, const std::string& id) {
+    peer->send(result(id, R"("status":"timeout","exit_code":null,"signal":null,"limit":"time")"));
+  };
+  EXPECT_EQ(run(), 124);
+}
+
+TEST_F(FollowTest, AttachesAgainWhenTheMethodIsMissingForAMoment) {
+  on_call_ = [](const Peer& peer, const std::string& method, const std::string& id) {
+    if (method == "execute.code_streaming") {
+      peer->send(item("execute.started", ",\"session_id\":\"s1\""));
+      peer->send("{\"id\":" + id + R"(,"error":{"code":-32601,"message":"Method not found"}})");
+    } else if (method == "execute.attach") {
+      peer->send(output(0, "on"));
+      peer->send(ended(id));
+    }
+  };
+  EXPECT_EQ(run(), 0);
+  EXPECT_EQ(out(), "on");
+}
+
 TEST_F(FollowTest, ErrorOfTheCallIsNotThePrograms) {
   on_call_ = [](const Peer& peer, const std::string&, const std::string& id) {
     peer->send("{\"id\":" + id +

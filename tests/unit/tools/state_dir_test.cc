@@ -115,6 +115,7 @@ TEST(SocketDir, RemovesSocketsThatAKilledOneLeft) {
   path.copy(address.sun_path, path.size());
   const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   ASSERT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  std::ofstream(path + ".lock") << "";
   const auto sockets = SocketDir::make(directory.path());
   ASSERT_TRUE(sockets);
   EXPECT_TRUE(std::filesystem::is_empty(directory / "run"));

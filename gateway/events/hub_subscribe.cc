@@ -1,0 +1,247 @@
+// How a subscription begins: the broker confirms it, the history is replayed, the answer goes out,
+// events follow.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "gateway/events/glob.h"
+#include "gateway/events/hub.h"
+#include "proto/support/id.h"
+#include "proto/wire/transcoder.h"
+
+namespace runbus::gateway {
+namespace {
+
+constexpr std::size_t kMaxTopics = 32;  // globs of one subscription
+constexpr std::size_t kMaxSince = 64;
+constexpr std::size_t kMaxTopicBytes = 256;
+constexpr std::uint64_t kProbeNames = 64;
+
+Result<void> check(const v1::SubscribeRequest& request) {
+  if (request.topics().empty()) {
+    return make_error(ErrorCode::kInvalidParams, "topics: at least one is needed");
+  }
+  if (static_cast<std::size_t>(request.topics_size()) > kMaxTopics) {
+    return make_error(ErrorCode::kInvalidParams, "topics: more than 32");
+  }
+  if (request.since().size() > kMaxSince) {
+    return make_error(ErrorCode::kInvalidParams, "since: more than 64 topics");
+  }
+  for (int i = 0; i < request.topics_size(); ++i) {
+    if (request.topics(i).empty() || request.topics(i).size() > kMaxTopicBytes) {
+      return make_error(ErrorCode::kInvalidParams,
+                        "topics[" + std::to_string(i) + "]: must have 1 to 256 characters");
+    }
+  }
+  for (const auto& [topic, position] : request.since()) {
+    const bool matched =
+        std::any_of(request.topics().begin(), request.topics().end(),
+                    [&](const std::string& glob) { return glob_match(glob, topic); });
+    if (!matched || topic.size() > kMaxTopicBytes) {
+      return make_error(ErrorCode::kInvalidParams,
+                        "since: has a topic that none of `topics` matches");
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+struct Hub::Replay {
+  SubscriptionPtr subscription;
+  v1::SubscribeRequest request;
+  Done done;
+  std::map<std::string, v1::HistoryResponse> histories;
+};
+
+void Hub::subscribe(Sink& sink, const v1::SubscribeRequest& request, Done done) {
+  const Result<void> checked = check(request);
+  if (!checked) {
+    done(checked.error());
+    return;
+  }
+  auto subscription = std::make_shared<Subscription>();
+  subscription->id = make_uuid();
+  subscription->sink = &sink;
+  subscription->globs.assign(request.topics().begin(), request.topics().end());
+  subscriptions_.push_back(subscription);
+  bool added = false;
+  for (const std::string& glob : subscription->globs) {
+    add_prefix(glob_prefix(glob), added);
+  }
+  if (!added) {
+    replay(subscription, request, std::move(done));
+    return;
+  }
+  probe_all([this, subscription, request, done = std::move(done)] {
+    replay(subscription, request, done);
+  });
+}
+
+// A SUB socket's subscription travels to the broker by itself. A topic of our own that is
+// subscribed after the prefixes, and whose event comes back, shows that the broker has them.
+void Hub::probe_all(std::function<void()> done) {
+  auto left = std::make_shared<std::size_t>(1);
+  auto one_done = [left, done = std::move(done)] {
+    if (--*left == 0) {
+      done();
+    }
+  };
+  for (auto& [index, broker] : brokers_) {
+    if (!broker.feed || !broker.connected) {
+      continue;
+    }
+    // Few names, so that they do not fill the broker's history; a name in use is not taken.
+    std::string topic(kProbePrefix);
+    topic.append(peer_id_).append(".").append(std::to_string(next_probe_++ % kProbeNames));
+    if (probes_.contains(topic)) {
+      continue;
+    }
+    ++*left;
+    broker.feed->subscribe(topic);
+    probes_[topic] =
+        Probe{topic, index, std::chrono::steady_clock::now() + options_.probe_timeout, one_done};
+  }
+  probe_again();
+  one_done();
+}
+
+void Hub::probe_again() {
+  const auto now = std::chrono::steady_clock::now();
+  std::vector<std::string> late;
+  for (const auto& [topic, probe] : probes_) {
+    if (now >= probe.until) {
+      late.push_back(topic);
+      continue;
+    }
+    v1::Event event;
+    event.set_topic(topic);
+    if (!bus_.publish(probe.broker, event)) {
+      late.push_back(topic);
+    }
+  }
+  for (const std::string& topic : late) {
+    spdlog::warn("events: the broker does not confirm a subscription");
+    finish_probe(topic);
+  }
+  if (!probes_.empty()) {
+    probe_timer_.expires_after(options_.probe_interval);
+    probe_timer_.async_wait([this](const boost::system::error_code& error) {
+      if (!error) {
+        probe_again();
+      }
+    });
+  }
+}
+
+void Hub::finish_probe(const std::string& topic) {
+  const auto found = probes_.find(topic);
+  if (found == probes_.end()) {
+    return;
+  }
+  const Probe probe = std::move(found->second);
+  probes_.erase(found);
+  if (brokers_[probe.broker].feed) {
+    brokers_[probe.broker].feed->unsubscribe(probe.topic);
+  }
+  probe.done();
+}
+
+void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest& request,
+                 Done done) {
+  auto replay = std::make_shared<Replay>(Replay{subscription, request, std::move(done), {}});
+  auto left = std::make_shared<std::size_t>(1);
+  const auto one_done = [this, replay, left] {
+    if (--*left == 0) {
+      start(*replay);
+    }
+  };
+  for (const auto& [topic, since] : request.since()) {
+    v1::HistoryRequest history;
+    history.set_topic(topic);
+    history.set_epoch(since.epoch());
+    history.set_after(since.offset());
+    history.set_max_events(kMaxHeldEvents * 10);
+    for (const auto& [index, broker] : brokers_) {
+      if (!broker.connected) {
+        continue;
+      }
+      ++*left;
+      bus_.history(index, history,
+                   [replay, one_done, alive = alive_, topic = topic,
+                    since = since](const Result<v1::HistoryResponse>& response) {
+                     if (!*alive) {
+                       return;
+                     }
+                     // Of several brokers the one whose epoch the client names.
+                     if (response && (!replay->histories.contains(topic) ||
+                                      response->epoch() == since.epoch())) {
+                       replay->histories[topic] = *response;
+                     }
+                     one_done();
+                   });
+    }
+  }
+  one_done();
+}
+
+void Hub::start(Replay& replay) {
+  const SubscriptionPtr subscription = replay.subscription;
+  if (subscription->sink == nullptr) {
+    return;
+  }
+  v1::SubscribeResponse response;
+  response.set_subscription(subscription->id);
+  for (const auto& [topic, history] : replay.histories) {
+    v1::Position& position = (*response.mutable_positions())[topic];
+    position.set_epoch(history.epoch());
+    position.set_offset(history.last());
+  }
+  replay.done(response);
+  subscription->started = true;
+  for (const auto& [topic, since] : replay.request.since()) {
+    const auto history = replay.histories.find(topic);
+    if (history == replay.histories.end()) {
+      lagged(*subscription, topic, 0);
+    } else {
+      send_replayed(*subscription, topic, since, history->second);
+    }
+  }
+  const std::deque<v1::Event> held = std::exchange(subscription->held, {});
+  for (const v1::Event& event : held) {
+    std::string members;
+    wire::append_json_members(event, members);
+    give(*subscription, event, members);
+  }
+}
+
+void Hub::send_replayed(Subscription& subscription, const std::string& topic,
+                        const v1::Position& since, const v1::HistoryResponse& history) {
+  const bool same_epoch = history.epoch() == since.epoch();
+  std::uint64_t last = same_epoch ? since.offset() : 0;
+  if (!same_epoch) {
+    lagged(subscription, topic, 0);
+  }
+  for (const v1::Event& event : history.events()) {
+    if (event.offset() <= last) {
+      continue;
+    }
+    if (event.offset() > last + 1 && same_epoch) {
+      lagged(subscription, topic, event.offset() - last - 1);
+    }
+    last = event.offset();
+    std::string members;
+    wire::append_json_members(event, members);
+    give(subscription, event, members);
+  }
+  if (same_epoch && history.last() > last) {
+    lagged(subscription, topic, history.last() - last);
+    last = history.last();
+  }
+  v1::Position& cursor = subscription.cursors[topic];
+  cursor.set_epoch(history.epoch());
+  cursor.set_offset(std::max(last, history.last()));
+}
+
+}  // namespace runbus::gateway
