@@ -72,6 +72,7 @@ void PendingCall::send_call() {
   if (begun_) {
     header.mutable_resume()->set_sequence(sequence_);
     header.mutable_resume()->set_offset(offset_);
+    header.mutable_resume()->set_bytes(received_);
   }
   const Result<void> sent = port_->send(header, request_.body);
   if (sent) {

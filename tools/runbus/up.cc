@@ -70,14 +70,16 @@ class Up {
   int run() {
     const Result<void> started = start();
     bool good = started.has_value();
-    if (good && !options_.check) {
+    if (good) {
       announce();
-      supervisor_.supervise();
+      if (!options_.check) {
+        supervisor_.supervise();
+      }
       say("stopping");
-    } else if (!good && supervisor_.stop_requested()) {
+    } else if (supervisor_.stop_requested()) {
       good = true;
       say("stopped before it was ready");
-    } else if (!good) {
+    } else {
       say("cannot start: " + started.error().detail);
     }
     stop();

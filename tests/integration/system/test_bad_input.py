@@ -40,8 +40,8 @@ async def still_works(system):
         ('{"jsonrpc":"2.0","id":1,"method":"execute.code","params":{"bogus":1}}', -32602, "bogus"),
         ('{"jsonrpc":"2.0","id":1,"method":"execute.code","params":{"code":"x","language":"klingon"}}', -32005, "Unsupported language: klingon"),
         ('{"jsonrpc":"2.0","id":1,"method":"execute.code","params":{"code":""}}', -32005, "No code provided for execution"),
-        ('{"jsonrpc":"2.0","id":1,"method":"execute.code","params":{"code":"x","files":[{"path":"../x","text":""}]}}', -32005, "../x"),
-        ('{"jsonrpc":"2.0","id":1,"method":"execute.code","params":{"code":"x","session_id":"../etc"}}', -32005, "session_id"),
+        ('{"jsonrpc":"2.0","id":1,"method":"execute.code","params":{"code":"x","files":[{"path":"../x","text":""}]}}', -32005, "files[0].path"),
+        ('{"jsonrpc":"2.0","id":1,"method":"execute.code","params":{"code":"x","session_id":"../etc"}}', -32602, "session_id"),
         ('{"jsonrpc":"2.0","id":1,"method":"session.release","params":{}}', -32601, None),
     ],
 )

@@ -66,7 +66,8 @@ def test_call_workers_and_errors(system):
     done = runbus(system, "workers", "--json")
     assert "execution" in done.stdout.decode()
     done = runbus(system, "call", "no.such", "{}")
-    assert done.returncode != 0 and b"-32601" in done.stderr
+    assert done.returncode != 0 and b"no.such" in done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == -32601
     done = runbus(system, "exec", "-l", "klingon", "-c", "x")
     assert done.returncode != 0 and b"klingon" in done.stderr
 

@@ -41,7 +41,7 @@ async def test_websocket_subscribers_see_the_life_of_an_execution(system):
             assert params["subscription"] == subscribed["subscription"]
             assert params["data"]["execution_id"] == result["execution_id"]
             assert params["epoch"] and params["offset"] >= 1
-        await watcher.call("events.unsubscribe", subscribed)
+        await watcher.call("events.unsubscribe", {"subscription": subscribed["subscription"]})
         await client.run("print(2)")
         await watcher.call("connection.ping")
         completed = [params for method, params in watcher.notifications if params["topic"] == "code_execution.completed"]
