@@ -79,7 +79,8 @@ class SessionManager {
   // Removes what dead sandboxes left behind, now and every sweep_interval. Living ones are used
   // when asked for.
   void adopt();
-  // Tells every connected agent again what to keep warm, once ManagerOptions::warm has another answer.
+  // Tells every connected agent again what to keep warm, once ManagerOptions::warm has another
+  // answer.
   void reconfigure();
 
   // The session with a connected agent; concurrent callers wait for the same creation. kValidation

@@ -56,6 +56,13 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
   command->add_option("--runtime", up.runtime, "OCI runtime: crun, runc or runsc");
   command->add_flag("--allow-network,!--no-allow-network", up.allow_network,
                     "Let clients ask for sessions with network access");
+  command->add_flag("--require-limits,!--no-require-limits", up.require_limits,
+                    "Refuse to start where a limit cannot be enforced");
+  for (std::vector<PassedOn>* group : {&up.to_gateway, &up.to_worker}) {
+    for (PassedOn& each : *group) {
+      command->add_option(each.flag, each.value, each.help);
+    }
+  }
   command->add_option("--broker-listen", up.broker_listen,
                       "tcp://HOST:PORT for workers on other hosts (CURVE)");
   command->add_option("--authorized-keys", up.authorized_keys,

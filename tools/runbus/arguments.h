@@ -17,6 +17,13 @@ struct GatewayChoice {
   std::string state_dir;
 };
 
+// A flag of `up` whose value goes to the gateway or to each worker as it is, if it was given.
+struct PassedOn {
+  std::string flag;  // "--linger"
+  std::string help;
+  std::string value;
+};
+
 struct UpOptions {
   std::string listen = "127.0.0.1:7070";
   std::string state_dir;
@@ -28,7 +35,20 @@ struct UpOptions {
   std::string engine;
   std::string runtime;
   bool allow_network = false;
+  bool require_limits = false;
   std::vector<std::string> allow_origin;
+  std::vector<PassedOn> to_gateway{
+      {"--linger", "Seconds that a session outlives its connection (default: 60)", {}},
+      {"--call-timeout", "Seconds that a call may take (default: 3600)", {}},
+  };
+  std::vector<PassedOn> to_worker{
+      {"--memory", "Memory of a session, in bytes (default: 512 MiB)", {}},
+      {"--cpus", "Processors of a session (default: 1)", {}},
+      {"--processes", "Processes of a session (default: 256)", {}},
+      {"--max-sessions", "Sessions of this node at once (default: 256)", {}},
+      {"--destroy-after", "Seconds after which an unused session ends (default: 600)", {}},
+      {"--result-ttl", "Seconds for which an ended run's output is kept (default: 300)", {}},
+  };
   std::string broker_listen;
   std::string authorized_keys;
   bool check = false;

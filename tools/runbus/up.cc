@@ -58,6 +58,14 @@ std::string reachable(const std::string& listen) {
   return listen;
 }
 
+void pass_on(const std::vector<PassedOn>& flags, std::vector<std::string>& argv) {
+  for (const PassedOn& each : flags) {
+    if (!each.value.empty()) {
+      argv.insert(argv.end(), {each.flag, each.value});
+    }
+  }
+}
+
 class Up {
  public:
   Up(const UpOptions& options, StateDir& state, const SocketDir& sockets, std::string token)
@@ -144,6 +152,7 @@ ChildSpec Up::gateway(const std::string& listen) const {
   for (const std::string& origin : options_.allow_origin) {
     argv.insert(argv.end(), {"--allow-origin", origin});
   }
+  pass_on(options_.to_gateway, argv);
   return {
       .name = "gateway", .argv = std::move(argv), .death_signal = SIGKILL, .reports_ready = true};
 }
@@ -173,6 +182,10 @@ ChildSpec Up::worker(unsigned number) const {
   if (options_.allow_network) {
     argv.emplace_back("--allow-network");
   }
+  if (options_.require_limits) {
+    argv.emplace_back("--require-limits");
+  }
+  pass_on(options_.to_worker, argv);
   // SIGTERM lets it end its sandboxes in order when this process is killed.
   return {.name = "worker " + std::to_string(number),
           .argv = std::move(argv),

@@ -20,7 +20,7 @@ async def stuck(parts, session):
     await call.until(lambda items: len(items) > 2)
     client._reader.cancel()
     await asyncio.gather(client._reader, return_exceptions=True)
-    return client, call.items[0][1]
+    return client, {key: call.items[0][1][key] for key in ("execution_id", "session_id")}
 
 
 async def pings(client, count):
