@@ -153,7 +153,7 @@ Result<bool> SandboxKeeper::close_unused(const std::string& session_id,
   if (!lock) {
     return lock.error();
   }
-  if (store_.last_used_ms(key) > unused_since_ms) {
+  if (store_.last_used_us(key) > unused_since_ms * 1000) {
     return false;
   }
   const bool existed = store_.exists(key);

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cerrno>
+#include <ctime>
 #include <cstring>
 #include <memory>
 
@@ -246,20 +247,28 @@ Result<void> SandboxStore::make_directories(const SandboxRecord& record) const {
 Result<void> SandboxStore::remove(const std::string& key) const { return remove_tree(dir(key)); }
 
 void SandboxStore::touch(const std::string& key) const {
+  // The time of the clock itself: the kernel's "now" of a file lags by up to a tick, and a use that follows a
+  // release must come after it.
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  const timespec times[] = {now, now};
   const std::string path = dir(key) + "/used";
-  if (::utimensat(AT_FDCWD, path.c_str(), nullptr, 0) != 0 && errno == ENOENT) {
+  if (::utimensat(AT_FDCWD, path.c_str(), times, 0) != 0 && errno == ENOENT) {
     // Fails when the sandbox has gone meanwhile: then there is nothing to note.
     const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    if (fd) {
+      ::futimens(fd.get(), times);
+    }
   }
 }
 
-std::uint64_t SandboxStore::last_used_ms(const std::string& key) const {
+std::uint64_t SandboxStore::last_used_us(const std::string& key) const {
   struct stat status {};
   if (::stat((dir(key) + "/used").c_str(), &status) != 0) {
     return 0;
   }
-  return static_cast<std::uint64_t>(status.st_mtim.tv_sec) * 1000 +
-         static_cast<std::uint64_t>(status.st_mtim.tv_nsec) / 1'000'000;
+  return static_cast<std::uint64_t>(status.st_mtim.tv_sec) * 1'000'000 +
+         static_cast<std::uint64_t>(status.st_mtim.tv_nsec) / 1000;
 }
 
 }  // namespace runbus::session

@@ -68,9 +68,9 @@ class SandboxStore {
   // Removes the directories. The lock is held and the engine has destroyed the sandbox.
   Result<void> remove(const std::string& key) const;
 
-  // Notes that the session is in use now (milliseconds since 1970). Quick enough for the loop.
+  // Notes that the session is in use now (microseconds since 1970). Quick enough for the loop.
   void touch(const std::string& key) const;
-  std::uint64_t last_used_ms(const std::string& key) const;
+  std::uint64_t last_used_us(const std::string& key) const;
 
  private:
   std::optional<SandboxLock> lock_with(const std::string& key, int operation) const;

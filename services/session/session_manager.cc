@@ -339,7 +339,7 @@ void SessionManager::removed(const std::string& session_id, const Result<bool>& 
 
 void SessionManager::release(const std::string& session_id, std::chrono::milliseconds linger) {
   const auto since =
-      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
                                      std::chrono::system_clock::now().time_since_epoch())
                                      .count());
   auto& timer = releases_[session_id];
@@ -352,7 +352,7 @@ void SessionManager::release(const std::string& session_id, std::chrono::millise
     releases_.erase(session_id);
     // Another worker of the node may have used it meanwhile; the sandbox's own mark tells.
     const std::string key = sandbox_key(session_id);
-    on_pool([this, key] { return keeper_.store().last_used_ms(key); },
+    on_pool([this, key] { return keeper_.store().last_used_us(key); },
             [this, session_id, since](std::uint64_t used) {
               if (used <= since) {
                 close(session_id, [](const Result<void>&) {});
