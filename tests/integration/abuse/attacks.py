@@ -130,13 +130,15 @@ ATTACKS = [
     Attack("write to /", "try:\n    open('/x', 'w'); escaped('/x')\nexcept OSError as error:\n    held(str(error))\n"),
     Attack("make a device", "import stat\ntry:\n    os.mknod('/tmp/mem', 0o600 | stat.S_IFCHR, os.makedev(1, 1)); escaped('mknod')\nexcept OSError as error:\n    held(str(error))\n"),
     Attack("overwrite the agent", "path = open('/proc/1/cmdline').read().split('\\0')[0]\ntry:\n    os.open(path, os.O_WRONLY); escaped(path)\nexcept OSError as error:\n    held(str(error))\n"),
-    Attack("lower oom_score_adj", "try:\n    open('/proc/self/oom_score_adj', 'w').write('-500'); escaped('lowered')\nexcept OSError as error:\n    held(str(error))\n"),
     Attack("raise a hard limit", "import resource\ntry:\n    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)); escaped('raised')\nexcept (OSError, ValueError) as error:\n    held(str(error))\n"),
     Attack("capabilities", "lines = {l.split()[0]: l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapEff', 'CapPrm', 'CapBnd', 'NoNewPrivs', 'Seccomp:'))}\n"
            "held(str(lines)) if int(lines['CapEff:'], 16) == 0 and int(lines['CapPrm:'], 16) == 0 and lines['NoNewPrivs:'] == '1' and lines['Seccomp:'] == '2' else escaped(str(lines))"),
     Attack("push a character into a terminal", "import fcntl, pty\nmaster, slave = pty.openpty()\ntry:\n    fcntl.ioctl(slave, 0x5412, b'x'); escaped('TIOCSTI')\nexcept OSError as error:\n    held(str(error))\n"),
     Attack("other processes of the host", "pids = [int(p) for p in os.listdir('/proc') if p.isdigit()]\nescaped(str(pids)) if len(pids) > 12 or max(pids) > 10000 else held(str(pids))", control=True),
 ]
+
+# Held only where the machine does not let every process do it (the floor that a process inherits from its host).
+OOM_SCORE = Attack("lower oom_score_adj", "try:\n    open('/proc/self/oom_score_adj', 'w').write('-500'); escaped('lowered')\nexcept OSError as error:\n    held(str(error))\n")
 
 # What must still work inside.
 ALLOWED = [

@@ -2,12 +2,13 @@
 
 import os
 import socket
+import subprocess
 import tempfile
 import uuid
 
 import pytest
 
-from abuse.attacks import ALLOWED, ATTACKS, PRELUDE
+from abuse.attacks import ALLOWED, ATTACKS, OOM_SCORE, PRELUDE
 from harness.client import Client
 from harness.system import System, processes, wait_until
 
@@ -78,6 +79,15 @@ async def test_attack_is_held(confined, bait, each):
     # Killed for a forbidden system call is held as well.
     assert result["stdout"].startswith("HELD:") or result["signal"] in ("SIGSYS", "SIGTERM", "SIGKILL"), result
     assert "ESCAPED" not in result["stdout"], result
+
+
+async def test_oom_score_is_not_lowered(confined, bait):
+    ordinary = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
+    here = subprocess.run([*ordinary, "/usr/bin/python3", "-c", PRELUDE + OOM_SCORE.code], capture_output=True, text=True, check=True)
+    if here.stdout.startswith("ESCAPED"):
+        pytest.skip("SKIPPED: this machine lets every process lower its oom_score_adj, so it means nothing inside")
+    result = await attack(confined, OOM_SCORE, bait)
+    assert result["stdout"].startswith("HELD:"), result
 
 
 @pytest.mark.parametrize("each", [each for each in ATTACKS if each.control], ids=lambda each: each.name)
@@ -183,6 +193,7 @@ async def test_the_host_user_is_not_root_and_differs_by_session(confined):
         for client in (one, two):
             mark = str(uuid.uuid4().int)[:12]
             call = await client.stream(f"import os\nos.execvp('sleep', ['sleep', '{mark}'])")
+            await call.until(lambda items: items)
             found = wait_until(lambda mark=mark: processes(lambda argv: argv[:2] == ["sleep", mark]), "it runs")
             status = open(f"/proc/{found[0][0]}/status").read()
             uids.add(int(status.split("Uid:")[1].split()[0]))
