@@ -37,7 +37,7 @@ Result<void> check(const v1::SubscribeRequest& request) {
   for (const auto& [topic, position] : request.since()) {
     const bool matched =
         std::any_of(request.topics().begin(), request.topics().end(),
-                    [&](const std::string& glob) { return glob_match(glob, topic); });
+                    [&topic = topic](const std::string& glob) { return glob_match(glob, topic); });
     if (!matched || topic.size() > kMaxTopicBytes) {
       return make_error(ErrorCode::kInvalidParams,
                         "since: has a topic that none of `topics` matches");
