@@ -1,10 +1,13 @@
 # The parent of the warm Python interpreters (warm_pool.h). The agent runs it from a memory file as
 #   python3 /proc/self/fd/4 PROGRAM [MODULE...]
 # with its control socket as descriptor 3; PROGRAM is argv[0] of the runs it may serve, MODULEs are imported ahead.
-#
-# For each message on the control socket it makes a pair: a helper, which does in Python what helper.cc does
-# (child subreaper, reaps all, reports in the pipe that came with the message), and below it a spare, which waits on the socket that came with the message for a job and then becomes the program. What a spare cannot be
+# It says "up" once. For each socket that comes on the control socket it forks a helper, which does in Python what helper.cc
+# does (child subreaper, reaps all, reports), but for one run after the other: for each message on its socket it forks a
+# spare, reports in the pipe that came with the message until nothing of the run is left, and says "idle" in its socket.
+# A spare waits on the job socket that came with the message for a job and then becomes the program. What a spare cannot be
 # like a cold start in, it leaves to one: it executes the program.
+#
+# Page faults are most of a start, so a spare has the pages populated that a run touches, before its job comes.
 import sys
 
 del sys.path[0]  # /proc/self/fd
@@ -27,6 +30,10 @@ import types
 CONTROL = 3
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 WALL = 0x40000000
+MADV_POPULATE_READ, MADV_POPULATE_WRITE = 22, 23
+PRESENT, EXCLUSIVE = 1 << 63, 1 << 56  # in /proc/self/pagemap
+PAGE = resource.getpagesize()
+LARGEST_MAPPING = 64 << 20
 STARTED, EXITED, GONE, READY = 1, 4, 5, 6
 HIGHEST_FD = 4096
 # What an interpreter reads from its environment at its start and a spare can do later.
@@ -39,56 +46,72 @@ def prctl(option, value):
     libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0)
 
 
-def report(pipe, *records):
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = int((usage.ru_utime + usage.ru_stime) * 1e6)
-    os.write(pipe, b"".join(struct.pack("=IiQQ", kind, value, cpu, usage.ru_maxrss * 1024)
-                            for kind, value in records))
+def receive(control, count):
+    data, fds, _, _ = socket.recv_fds(control, 16, count)
+    if not data:
+        os._exit(0)
+    if len(fds) != count:
+        os._exit(1)  # no descriptor is free: the agent starts anew
+    return fds
+
+
+def pack_records(cpu, peak, records):
+    return b"".join(struct.pack("=IiQQ", kind, value, int(cpu * 1e6), peak * 1024) for kind, value in records)
+
+
+# In one write, so whole or not at all.
+def report(pipe, cpu, peak, *records):
+    os.write(pipe, pack_records(cpu, peak, records))
 
 
 def help_until_none_is_left(pipe, spare):
-    os.closerange(0, pipe)
-    os.closerange(pipe + 1, HIGHEST_FD)
-    report(pipe, (READY, os.getpid()), (STARTED, spare))
-    program_status = None
+    report(pipe, 0, 0, (READY, os.getpid()), (STARTED, spare))
+    cpu, peak, program_status = 0, 0, ()
+    options = os.WNOHANG  # at first, so that the pages for this are our own before there is a hurry
     while True:
         try:
-            # Once the program has ended, what is left is asked for without waiting, so that the end is told at once.
-            pid, status = os.waitpid(-1, WALL | (os.WNOHANG if program_status else 0))
+            pid, status, usage = os.wait4(-1, WALL | options)
         except ChildProcessError:
-            if program_status:
-                report(pipe, program_status, (GONE, 0))
-            else:
-                report(pipe, (GONE, 0))
-            os._exit(0)
+            report(pipe, cpu, peak, *program_status, (GONE, 0))
+            return
+        cpu += usage.ru_utime + usage.ru_stime
+        peak = max(peak, usage.ru_maxrss)
         if pid == spare:
-            program_status = (EXITED, status)
+            # What is left is asked for without waiting, so that the end is told at once.
+            program_status, options = ((EXITED, status),), os.WNOHANG
         elif pid == 0:
-            report(pipe, program_status)
-            program_status = None
+            if program_status:
+                report(pipe, cpu, peak, *program_status)
+            else:
+                pack_records(cpu, peak, ((EXITED, status), (GONE, 0)))
+            program_status, options = (), 0
 
 
-def make_pair(job_fd, pipe):
-    if os.fork():
-        os.close(job_fd)
-        os.close(pipe)
-        return None
-    try:
-        os.setsid()
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+# Returns in the spares, with the job's socket.
+def help(control_fd):
+    os.setsid()
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    os.dup2(control_fd, CONTROL)
+    os.closerange(CONTROL + 1, HIGHEST_FD)
+    control = socket.socket(fileno=CONTROL)
+    while True:
+        job_fd, pipe = receive(control, 2)
         spare = os.fork()
-        if spare:
-            help_until_none_is_left(pipe, spare)
-        os.setsid()
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.close(CONTROL)
+        if not spare:
+            break
+        os.close(job_fd)
+        help_until_none_is_left(pipe, spare)
         os.close(pipe)
-        return job_fd
-    except BaseException:
-        os._exit(1)
+        control.send(b"idle")
+    os.setsid()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    control.detach()
+    os.closerange(CONTROL, job_fd)
+    os.closerange(job_fd + 1, HIGHEST_FD)
+    return job_fd
 
 
 def read_job(job_fd):
@@ -156,7 +179,7 @@ def read_source(program, argv, own_locale):
     return None if b"\0" in source else source
 
 
-def standard_streams():
+def standard_streams(stdin=0, stdout=1, stderr=2):
     unbuffered = b"PYTHONUNBUFFERED" in os.environb
 
     encoding, old = sys.stdout.encoding, sys.stdout.errors
@@ -170,9 +193,9 @@ def standard_streams():
         stream.mode = "w"
         return stream
 
-    sys.stdout = sys.__stdout__ = writer(1, "<stdout>", old, False)
-    sys.stderr = sys.__stderr__ = writer(2, "<stderr>", "backslashreplace", True)
-    raw = io.FileIO(0, "rb", closefd=False)
+    sys.stdout = sys.__stdout__ = writer(stdout, "<stdout>", old, False)
+    sys.stderr = sys.__stderr__ = writer(stderr, "<stderr>", "backslashreplace", True)
+    raw = io.FileIO(stdin, "rb", closefd=False)
     raw.name = "<stdin>"
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), encoding=encoding, errors=old)
     sys.stdin.mode = "r"
@@ -187,9 +210,7 @@ def become_main(path):
     return main.__dict__
 
 
-# Shows the exception as a cold start would: without our frame.
 def show(error):
-    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
     sys.excepthook(type(error), error, error.__traceback__)
 
@@ -239,20 +260,26 @@ def finish(error, own_modules):
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
     code = flush_standard_streams(code)
-    main = sys.modules.pop("__main__").__dict__
-    loaded = [name for name in sys.modules if name not in own_modules]
-    modules = [sys.modules.pop(name) for name in loaded]
-    clear_namespace(main)
-    gc.collect()
-    for module in reversed(modules):
-        if type(module) is types.ModuleType and getattr(module, "__file__", None):
-            clear_namespace(module.__dict__)
-    gc.collect()
+    end_program(own_modules)
     code = flush_standard_streams(code)
     if interrupted:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     os._exit(code)
+
+
+def end_program(own_modules):
+    main = sys.modules.pop("__main__").__dict__
+    loaded = [name for name in sys.modules if name not in own_modules]
+    modules = [sys.modules.pop(name) for name in loaded]
+    clear_namespace(main)
+    gc.collect()
+    own = [module for module in reversed(modules)
+           if type(module) is types.ModuleType and getattr(module, "__file__", None)]
+    for module in own:
+        clear_namespace(module.__dict__)
+    if own:
+        gc.collect()
 
 
 def run(program, job_fd, own_locale):
@@ -278,23 +305,125 @@ def run(program, job_fd, own_locale):
         sys.modules["numpy.random"].seed()  # the standard library's generator is seeded by fork itself
     standard_streams()
     own_modules = set(sys.modules)
-    main = become_main(path)
-    ended_with = None
-    try:
-        exec(compile(source, path, "exec", dont_inherit=True), main)
-    except BaseException as error:
-        ended_with = error
-    del source, main
+    ended_with = run_program(source, path)
+    del source
     finish(ended_with, own_modules)
 
 
-# Touches what a run will touch, in the spare and ahead of the job: page faults are most of a start.
-def warm_up():
-    scope = {}
-    exec(compile("class A:\n  def f(self, *a, **k): return [str(x) for x in a]\nx = A().f(1, 2.0, 'c')\n",
-                 "<warm>", "exec"), scope)
-    io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "wb", closefd=False)), encoding="utf-8").write("x")
-    os.path.realpath("/proc/self")
+def run_program(source, path):
+    main = become_main(path)
+    try:
+        exec(compile(source, path, "exec", dont_inherit=True), main)
+    except BaseException as error:
+        # Without our frame, as a cold start shows it.
+        error.__traceback__ = error.__traceback__.tb_next
+        return error
+    return None
+
+
+DRY_PROGRAM = b"""
+import sys, os, io, time
+from math import *
+class A(object):
+    def __init__(self, *a, **k): self.a, self.k = a, dict(k, z=1)
+    def f(self): return [str(x) for x in self.a] + sorted(f"{k}={v!r:>4}" for k, v in self.k.items())
+def g(n):
+    with io.StringIO() as out:
+        print(n, 1.5, "x" * 3, A(1, 2.0, b=3).f(), file=out)
+        return out.getvalue()
+for i in range(20): g(i)
+x = {i: i * i for i in range(50)}
+y = {"%s %d" % ("a", i) for i in range(9)}
+print(1, x, 2.5)
+try: {}["x"]
+except KeyError as e: print(e)
+print("text", file=sys.stderr)
+raise ValueError("dry")
+"""
+
+
+# Does what a run does, with /dev/null for its streams: in the parent for what is made at its first use, in a spare for the
+# pages and caches.
+def run_dry():
+    own = sys.modules["__main__"]
+    streams = [sys.stdin, sys.stdout, sys.stderr]
+    read_source(b"", [b"", b"/dev/null"], os.environb.get(b"LANG"))
+    os.environb[b"A"] = b"B"
+    del os.environb[b"A"]
+    os.path.dirname(os.path.realpath(os.path.abspath("main.py")))
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    standard_streams(null, null, null)
+    own_modules = set(sys.modules)
+    exit_code_of(run_program(DRY_PROGRAM, "main.py"))
+    flush_standard_streams(0)
+    end_program(own_modules)
+    sys.modules["__main__"] = own
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
+    os.close(null)
+    del sys.last_type, sys.last_value, sys.last_traceback
+
+
+# The pages of ours that are our own copy, or of a file and mapped: (address, size, advice).
+def touched_memory():
+    ranges = []
+    with open("/proc/self/maps") as maps, open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        for line in maps.read().splitlines():
+            addresses, permissions, _, _, _, *name = line.split(None, 5)
+            start, end = (int(word, 16) for word in addresses.split("-"))
+            if permissions[0] != "r" or permissions[3] != "p" or end - start > LARGEST_MAPPING or name[:1] == ["[vdso]"]:
+                continue
+            writable = permissions[1] == "w"
+            wanted = PRESENT | EXCLUSIVE if writable else PRESENT
+            advice = MADV_POPULATE_WRITE if writable else MADV_POPULATE_READ
+            entries = os.pread(pagemap.fileno(), (end - start) // PAGE * 8, start // PAGE * 8)
+            for i, (entry,) in enumerate(struct.iter_unpack("=Q", entries)):
+                if entry & wanted == wanted:
+                    at = start + i * PAGE
+                    if ranges and ranges[-1][2] == advice and at == sum(ranges[-1][:2]):
+                        ranges[-1][1] += PAGE
+                    else:
+                        ranges.append([at, PAGE, advice])
+    return ranges
+
+
+# Has a child run a program, as a spare would, and tell which memory it touched for that. Nothing, if that fails: then a run
+# takes its page faults one by one.
+def learn_touched_memory(program, own_locale):
+    source, result = os.memfd_create("source"), os.memfd_create("result")
+    os.write(source, DRY_PROGRAM)
+    null = os.open(os.devnull, os.O_WRONLY)
+    directory = os.open("/", os.O_RDONLY)
+    ours, theirs = socket.socketpair()
+    lists = ([program, b"/proc/self/fd/0"], [b"LANG=" + (own_locale or b""), b"PYTHONDONTWRITEBYTECODE=1", b"HOME=/"], [])
+    job = b"".join(b"%d\0" % len(texts) + b"".join(text + b"\0" for text in texts) for texts in lists)
+    socket.send_fds(ours, [struct.pack(">I", len(job)) + job], [source, result, null, directory])
+    child = os.fork()
+    if not child:
+        leave = os._exit
+
+        def tell(code):
+            os.ftruncate(1, 0)
+            os.pwrite(1, b"".join(struct.pack("=QQQ", *each) for each in touched_memory()), 0)
+            leave(0)
+
+        try:
+            os._exit = tell
+            run(program, theirs.detach(), own_locale)
+        finally:
+            leave(1)
+    status = os.waitpid(child, 0)[1]
+    told = b"" if status else os.pread(result, 24 << 15, 0)
+    for fd in (source, result, null, directory):
+        os.close(fd)
+    ours.close()
+    theirs.close()
+    return list(struct.iter_unpack("=QQQ", told))
+
+
+def populate(ranges):
+    for start, size, advice in ranges:
+        # Before Linux 5.14 this is an error and the pages come one by one.
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), advice)
 
 
 def main():
@@ -306,21 +435,27 @@ def main():
             importlib.import_module(name)
         except Exception:
             pass  # a run that needs it will say so
-    # Their ends are for the kernel to see, nobody else.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    run_dry()
     gc.collect()
     gc.freeze()
+    ranges = learn_touched_memory(program, own_locale)
+    # Their ends are for the kernel to see, nobody else.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=CONTROL) as control:
+        control.send(b"up")
         while True:
-            data, fds, _, _ = socket.recv_fds(control, 16, 2)
-            if not data:
-                os._exit(0)
-            if len(fds) == 2:
-                job_fd = make_pair(*fds)
-                if job_fd is not None:
-                    control.detach()
-                    break
-    warm_up()
+            control_fd, = receive(control, 1)
+            if not os.fork():
+                break
+            os.close(control_fd)
+        control.detach()
+    try:
+        job_fd = help(control_fd)
+    except BaseException:
+        os._exit(1)
+    populate(ranges)
+    run_dry()
+    gc.freeze()
     run(program, job_fd, own_locale)
 
 

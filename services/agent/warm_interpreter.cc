@@ -12,6 +12,7 @@
 #include <cstring>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "services/agent/python_parent.h"
 
@@ -20,6 +21,13 @@ namespace {
 
 constexpr std::chrono::milliseconds kFirstDelay{100};
 constexpr std::chrono::milliseconds kLongestDelay{300'000};
+// From a start to "up": the interpreter's start and the imports.
+constexpr std::chrono::seconds kParentPatience{60};
+// From the request of a spare to READY.
+constexpr std::chrono::seconds kSparePatience{5};
+// A run that takes longer has another slot made.
+constexpr std::chrono::milliseconds kLongRun{50};
+constexpr std::chrono::seconds kRetry{1};
 constexpr int kScriptFd = 4;
 
 // One message with descriptors; true when all of it was taken at once.
@@ -78,22 +86,30 @@ UniqueFd make_script() {
 }  // namespace
 
 WarmInterpreter::WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm)
-    : loop_(loop), reaper_(reaper), warm_(warm), restart_timer_(loop), restart_delay_(kFirstDelay) {
+    : loop_(loop),
+      reaper_(reaper),
+      warm_(warm),
+      restart_timer_(loop),
+      patience_(loop),
+      refill_timer_(loop),
+      restart_delay_(kFirstDelay) {
   start();
 }
 
 WarmInterpreter::~WarmInterpreter() {
-  // The parent and the spares end with their sockets; whoever does not is a stranger to the reaper
+  // The parent and the slots end with their sockets; whoever does not is a stranger to the reaper
   // from here on.
-  for (Spare& spare : spares_) {
-    if (spare.helper != 0) {
-      reaper_.release(spare.helper);
+  for (Slot& slot : slots_) {
+    if (slot.helper != 0) {
+      reaper_.release(slot.helper);
     }
   }
   if (parent_ != 0) {
     reaper_.release(parent_);
   }
 }
+
+// ---- the parent -----------------------------------------------------------------------------
 
 void WarmInterpreter::start() {
   int ends[2];
@@ -114,22 +130,52 @@ void WarmInterpreter::start() {
   parent_ = script ? start_service(plan, control.get(), script.get()) : -1;
   if (parent_ < 0) {
     parent_ = 0;
+    control_.reset();
     restart_later();
     return;
   }
   reaper_.add(parent_, *this);
+  patience_.after(kParentPatience, [this] { fail(); });
   if (!control_watch_.open(loop_, control_.get(), EPOLLIN,
-                           [this](std::uint32_t) { on_parent_gone(); })) {
-    on_parent_gone();
-    return;
+                           [this](std::uint32_t) { on_control(); })) {
+    fail();
   }
-  request_spares();
 }
 
-// It never writes: that it is readable means that it ended.
-void WarmInterpreter::on_parent_gone() {
+// It says "up" once; more, or its end, is a failure.
+void WarmInterpreter::on_control() {
+  std::array<char, 16> word{};
+  const ssize_t size = ::recv(control_.get(), word.data(), word.size(), MSG_DONTWAIT);
+  if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
+    return;
+  }
+  if (size <= 0 || up_) {
+    fail();
+    return;
+  }
+  up_ = true;
+  patience_.cancel();
+  refill();
+}
+
+// Ends the parent; it starts anew when it and what it was making are gone. Spares that are ready
+// and runs that go on do not need it.
+void WarmInterpreter::fail() {
+  if (!control_) {
+    return;  // failed already
+  }
   control_watch_.clear();
   control_.reset();
+  patience_.cancel();
+  refill_timer_.cancel();
+  up_ = false;
+  for (auto slot = slots_.begin(); slot != slots_.end();) {
+    Slot& each = *slot++;
+    each.orphan = true;
+    if (each.state == State::kMaking || each.state == State::kBusy) {
+      forget(each);
+    }
+  }
   reaper_.lost(parent_);
 }
 
@@ -143,84 +189,150 @@ void WarmInterpreter::restart_later() {
   restart_delay_ = std::min(kLongestDelay, 2 * restart_delay_);
 }
 
-void WarmInterpreter::request_spares() {
-  while (control_ && spares_.size() < kSpares && request_spare()) {
+// ---- slots ----------------------------------------------------------------------------------
+
+// Slots that have a spare or are about to.
+std::size_t WarmInterpreter::available() const {
+  const auto now = Clock::now();
+  return static_cast<std::size_t>(
+      std::count_if(slots_.begin(), slots_.end(), [now](const Slot& slot) {
+        return slot.state == State::kMaking || slot.state == State::kReady ||
+               (slot.state == State::kBusy && now - slot.taken_at < kLongRun);
+      }));
+}
+
+void WarmInterpreter::refill() {
+  while (up_ && available() < kSpares) {
+    if (!add_slot()) {
+      refill_timer_.after(kRetry, [this] { refill(); });
+      return;
+    }
+  }
+  const bool recent = std::any_of(slots_.begin(), slots_.end(), [](const Slot& slot) {
+    return slot.state == State::kBusy && Clock::now() - slot.taken_at < kLongRun;
+  });
+  if (up_ && recent) {
+    refill_timer_.after(kLongRun, [this] { refill(); });
   }
 }
 
-bool WarmInterpreter::request_spare() {
-  int job[2];
-  int reports[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job) != 0) {
+bool WarmInterpreter::add_slot() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
     return false;
   }
-  Spare& spare = spares_.emplace_back(*this);
-  spare.job.reset(job[0]);
-  const UniqueFd their_job(job[1]);
-  if (::pipe2(reports, O_CLOEXEC) != 0) {
-    spares_.pop_back();
-    return false;
-  }
-  spare.reports.reset(reports[0]);
-  const UniqueFd their_reports(reports[1]);
-  const std::array<int, 2> descriptors = {their_job.get(), their_reports.get()};
-  if (::fcntl(reports[0], F_SETFL, O_NONBLOCK) != 0 ||
-      !spare.watch.open(loop_, reports[0], EPOLLIN,
-                        [this, &spare](std::uint32_t) { on_report(spare); }) ||
-      !send_with_descriptors(control_.get(), "spare", descriptors)) {
-    spares_.pop_back();
+  Slot& slot = slots_.emplace_back(*this);
+  slot.control.reset(ends[0]);
+  const UniqueFd theirs(ends[1]);
+  const std::array<int, 1> descriptors = {theirs.get()};
+  if (!slot.control_watch.open(loop_, ends[0], EPOLLIN,
+                               [this, &slot](std::uint32_t) { on_slot_control(slot); }) ||
+      !request_spare(slot) || !send_with_descriptors(control_.get(), "slot", descriptors)) {
+    slots_.pop_back();
     return false;
   }
   return true;
 }
 
-void WarmInterpreter::on_report(Spare& spare) {
+bool WarmInterpreter::request_spare(Slot& slot) {
+  int job[2];
+  int reports[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job) != 0) {
+    return false;
+  }
+  slot.job.reset(job[0]);
+  const UniqueFd their_job(job[1]);
+  if (::pipe2(reports, O_CLOEXEC) != 0) {
+    return false;
+  }
+  slot.reports.reset(reports[0]);
+  const UniqueFd their_reports(reports[1]);
+  const std::array<int, 2> descriptors = {their_job.get(), their_reports.get()};
+  if (::fcntl(reports[0], F_SETFL, O_NONBLOCK) != 0 ||
+      !slot.watch.open(loop_, reports[0], EPOLLIN,
+                       [this, &slot](std::uint32_t) { on_report(slot); }) ||
+      !send_with_descriptors(slot.control.get(), "spare", descriptors)) {
+    return false;
+  }
+  slot.state = State::kMaking;
+  slot.patience.after(kSparePatience, [this] { fail(); });
+  return true;
+}
+
+// Its helper says "idle" when a run has ended; or it ended.
+void WarmInterpreter::on_slot_control(Slot& slot) {
+  std::array<char, 16> word{};
+  const ssize_t size = ::recv(slot.control.get(), word.data(), word.size(), MSG_DONTWAIT);
+  if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
+    return;
+  }
+  if (slot.state == State::kMaking) {
+    fail();
+    return;
+  }
+  if (size > 0 && slot.state == State::kBusy) {
+    slot.taken_at = {};
+    if (available() < kSpares && request_spare(slot)) {
+      return;
+    }
+  }
+  drop(slot);
+  refill();
+}
+
+void WarmInterpreter::on_report(Slot& slot) {
   std::array<HelperReport, 2> records;
-  const ssize_t size = ::read(spare.reports.get(), records.data(), sizeof(records));
+  const ssize_t size = ::read(slot.reports.get(), records.data(), sizeof(records));
   if (size < 0) {
     return;
   }
-  if (size == static_cast<ssize_t>(sizeof(records)) && spare.helper == 0 &&
-      records[0].kind == HelperReport::kReady && records[1].kind == HelperReport::kStarted) {
-    // A program that got hold of the parent could say anything.
-    if (records[1].value <= 1 || !reaper_.adopt(records[0].value, spare)) {
-      drop(spare);
-      return;
-    }
-    spare.helper = records[0].value;
-    spare.program = records[1].value;
-    reaper_.set_program(spare.helper, spare.program);
-    restart_delay_ = kFirstDelay;
+  if (slot.state != State::kMaking) {
+    // It ended without a job: somebody killed it.
+    drop(slot);
     return;
   }
-  // It ended without a job: somebody killed it.
-  drop(spare);
-}
-
-void WarmInterpreter::drop(Spare& spare) {
-  spare.watch.clear();
-  if (spare.helper == 0) {
-    forget(spare);
+  // A program that got hold of the parent could say anything.
+  if (size != static_cast<ssize_t>(sizeof(records)) || records[0].kind != HelperReport::kReady ||
+      records[1].kind != HelperReport::kStarted || records[1].value <= 1 ||
+      !reaper_.adopt(records[0].value, slot)) {
+    fail();
     return;
   }
-  reaper_.lost(spare.helper);
+  slot.state = State::kReady;
+  slot.patience.cancel();
+  slot.helper = records[0].value;
+  slot.program = records[1].value;
+  reaper_.set_program(slot.helper, slot.program);
+  restart_delay_ = kFirstDelay;
 }
 
-void WarmInterpreter::forget(Spare& spare) {
-  const bool had_helper = spare.helper != 0;
-  spares_.remove_if([&spare](const Spare& other) { return &other == &spare; });
-  if (had_helper) {
-    request_spares();
+void WarmInterpreter::drop(Slot& slot) {
+  if (slot.helper == 0) {
+    forget(slot);
+  } else if (slot.state != State::kLost) {
+    slot.state = State::kLost;
+    slot.watch.clear();
+    slot.control_watch.clear();
+    reaper_.lost(slot.helper);
+  }
+}
+
+void WarmInterpreter::forget(Slot& slot) {
+  const bool was_lost = slot.state == State::kLost;
+  slots_.remove_if([&slot](const Slot& other) { return &other == &slot; });
+  if (was_lost) {
+    refill();
   }
 }
 
 bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
-  const auto ready = std::find_if(spares_.begin(), spares_.end(), [](const Spare& spare) {
-    return spare.helper != 0 && spare.watch.active();
-  });
+  const auto ready = std::find_if(slots_.begin(), slots_.end(),
+                                  [](const Slot& slot) { return slot.state == State::kReady; });
+  if (ready == slots_.end()) {
+    return false;
+  }
   const std::string job = make_job(plan);
-  if (ready == spares_.end() || job.size() > kMaxJob) {
-    request_spares();
+  if (job.size() > kMaxJob) {
     return false;
   }
   const std::array<int, 4> descriptors = {plan.standard_input.get(), plan.standard_output.get(),
@@ -229,12 +341,17 @@ bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
     drop(*ready);
     return false;
   }
-  run.helper = ready->helper;
+  ready->watch.clear();
+  run.helper = std::exchange(ready->helper, 0);
   run.program = ready->program;
   run.reports = std::move(ready->reports);
-  ready->watch.clear();
-  spares_.erase(ready);
-  request_spares();
+  ready->job.reset();
+  ready->state = State::kBusy;
+  ready->taken_at = Clock::now();
+  if (ready->orphan) {
+    slots_.erase(ready);  // the helper ends after this run
+  }
+  refill();
   return true;
 }
 

@@ -14,13 +14,22 @@
 #include "services/agent/reaper.h"
 #include "services/agent/spawner.h"
 
-// One parent of spares and its spares (warm_pool.h).
+// One parent and its slots (warm_pool.h).
+//
+// A slot is a helper that serves one run after the other, each with a spare that it forks. It makes
+// its next spare once the run that took the last one has ended, so that making spares does not take
+// the processor from the runs that they are for; while that run goes on, another slot is made after
+// a moment.
+//
+// No run ever waits for a spare. A parent that does not come up, or a spare that is not ready in
+// time or whose pipe ends, costs the parent, which comes back, later and later when it keeps
+// failing; runs start cold meanwhile.
 namespace runbus::agent {
 
 class WarmInterpreter final : public Reaper::Run {
  public:
-  // Enough that runs one right after the other each find one.
-  static constexpr std::size_t kSpares = 3;
+  // One for a run, and one for the run after it while the first slot makes its next.
+  static constexpr std::size_t kSpares = 2;
   // A job is sent in one go, into an empty socket buffer.
   static constexpr std::size_t kMaxJob = 64 * 1024;
 
@@ -33,40 +42,59 @@ class WarmInterpreter final : public Reaper::Run {
   bool try_spawn(const ProgramPlan& plan, StartedRun& run);
 
  private:
-  // Known to the reaper from READY on; ends with its helper.
-  struct Spare final : Reaper::Run {
-    explicit Spare(WarmInterpreter& owner) : interpreter(owner) {}
+  enum class State {
+    kMaking,  // a spare is asked for; patience_ runs
+    kReady,   // known to the reaper as ours
+    kBusy,    // a run has the helper and its spare
+    kLost,    // the reaper sweeps it; ends with on_swept()
+  };
+
+  struct Slot final : Reaper::Run {
+    explicit Slot(WarmInterpreter& owner) : interpreter(owner), patience(owner.loop_) {}
     void on_program_reaped(int, const rusage&) override {}
     void on_swept() override { interpreter.forget(*this); }
 
     WarmInterpreter& interpreter;
-    pid_t helper = 0;
+    State state = State::kMaking;
+    bool orphan = false;  // its parent is gone: no further spare of it would be adopted
+    pid_t helper = 0;     // while ready or lost
     pid_t program = 0;
+    Clock::time_point taken_at;  // while busy
+    UniqueFd control;
     UniqueFd job;
     UniqueFd reports;
+    Watch control_watch;
     Watch watch;
+    Timer patience;
   };
 
   void start();
-  void on_parent_gone();
+  void on_control();
+  void fail();
   void restart_later();
   void on_program_reaped(int, const rusage&) override {}
   void on_swept() override;
-  void request_spares();
-  bool request_spare();
-  void on_report(Spare& spare);
-  void drop(Spare& spare);
-  void forget(Spare& spare);
+  std::size_t available() const;
+  void refill();
+  bool add_slot();
+  bool request_spare(Slot& slot);
+  void on_slot_control(Slot& slot);
+  void on_report(Slot& slot);
+  void drop(Slot& slot);
+  void forget(Slot& slot);
 
   EventLoop& loop_;
   Reaper& reaper_;
   const v1::Warm warm_;
   pid_t parent_ = 0;
+  bool up_ = false;
   UniqueFd control_;
   Watch control_watch_;
   Timer restart_timer_;
+  Timer patience_;
+  Timer refill_timer_;
   std::chrono::milliseconds restart_delay_;
-  std::list<Spare> spares_;
+  std::list<Slot> slots_;
 };
 
 }  // namespace runbus::agent

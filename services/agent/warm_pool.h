@@ -15,10 +15,11 @@
 
 // Interpreters that are started ahead of the runs that need them, so that a run costs a message
 // instead of a start. For each configured interpreter there is a parent (python_parent.py), which
-// forks pairs of a helper and a spare. A run takes a pair as it would take a cold start: the same
-// reports, the same rules for what it leaves behind. Nothing depends on a spare being there:
-// without one the run starts cold. A parent that is killed comes back, later and
-// later when it keeps failing.
+// forks helpers, and each helper forks a spare for one run after the other. A run takes a helper
+// with its spare as it would take a cold start: the same reports, the same rules for what it leaves
+// behind. Nothing depends on a spare being there: without one that is ready the run starts cold at
+// once. A parent that is killed, or does not bring a spare in time, comes back, later and later
+// when it keeps failing.
 //
 // Known interpreters: "python". Others are ignored (cold starts).
 namespace runbus::agent {

@@ -182,5 +182,76 @@ TEST_F(AgentWarm, ComesBackAfterAProgramKilledIt) {
   EXPECT_TRUE(eventually([&] { return is_warm_now(); }));
 }
 
+// A parent of the test's own, as bad as it likes; it notes its starts.
+class AgentWarmParent : public AgentWarm {
+ protected:
+  void configure_parent(const std::string& script) {
+    v1::AgentRequest request;
+    v1::Warm& warm = *request.mutable_configure()->add_warm();
+    warm.set_name("python");
+    for (const std::string& argument :
+         {std::string(kPython), std::string("-c"),
+          "import socket, os, signal\nopen('" + notes() +
+              "', 'a').write('started\\n')\nc = socket.socket(fileno=3)\n" + script}) {
+      warm.add_argv(argument);
+    }
+    ASSERT_TRUE(client_.call(request).has_done());
+  }
+  std::string notes() const { return agent_.directory() + "/starts"; }
+  int starts() const {
+    int count = 0;
+    std::ifstream file(notes());
+    for (std::string line; std::getline(file, line);) {
+      ++count;
+    }
+    return count;
+  }
+  void expect_cold_runs_until_it_starts_again() {
+    EXPECT_TRUE(eventually([&] {
+      const Stream stream = run(client_, python("print(1)", true));
+      EXPECT_EQ(stream.out, "1\n");
+      return starts() >= 2;
+    }));
+  }
+};
+
+TEST_F(AgentWarmParent, IsStartedAgainWhenNoSpareGetsReady) {
+  configure_parent("c.send(b'up')\nwhile True: signal.pause()");
+  expect_cold_runs_until_it_starts_again();
+}
+
+TEST_F(AgentWarmParent, IsStartedAgainWhenItClosesASparesPipe) {
+  configure_parent(
+      "c.send(b'up')\nwhile True:\n"
+      "  for fd in socket.recv_fds(c, 16, 4)[1]: os.close(fd)");
+  expect_cold_runs_until_it_starts_again();
+}
+
+TEST_F(AgentWarmParent, IsStartedAgainWhenItLiesAboutItsHelper) {
+  configure_parent(
+      "import struct\nc.send(b'up')\nwhile True:\n"
+      "  s = socket.socket(fileno=socket.recv_fds(c, 16, 1)[1][0])\n"
+      "  pipe = socket.recv_fds(s, 16, 2)[1][1]\n"
+      "  os.write(pipe, struct.pack('=IiQQIiQQ', 6, os.getppid(), 0, 0, 1, os.getppid(), 0, 0))\n"
+      "  signal.pause()");
+  expect_cold_runs_until_it_starts_again();
+}
+
+TEST_F(AgentWarm, ManyRunsAtOnceAllEnd) {
+  ASSERT_TRUE(eventually([&] { return is_warm_now(); }));
+  // One script for all: writing it anew would take it from under a run that is starting.
+  v1::Spawn spawn = python("import time; time.sleep(0.3); print('slept')", true);
+  std::vector<std::string> ids;
+  for (int i = 0; i < 6; ++i) {
+    spawn.set_execution_id("many" + std::to_string(i));
+    client_.spawn(spawn);
+    ids.push_back(spawn.execution_id());
+  }
+  for (const std::string& id : ids) {
+    EXPECT_EQ(attach_and_read(client_, id).out, "slept\n");
+  }
+  EXPECT_TRUE(eventually([&] { return is_warm_now(); }));
+}
+
 }  // namespace
 }  // namespace runbus::agent_test
