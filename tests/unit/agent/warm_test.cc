@@ -100,7 +100,8 @@ TEST_F(AgentWarm, LooksLikeAColdStart) {
   expect_same("import os; print(sorted(os.listdir('/proc/self/fd')), os.getpid() == os.getsid(0))");
   expect_same("print(open('/proc/self/oom_score_adj').read(), os.umask(0))");
   expect_same(
-      "print([l for l in open('/proc/self/status') if l.startswith(('Sig', 'Shd', 'NoNew', "
+      "print([l for l in open('/proc/self/status') if l.startswith(('SigP', 'SigB', 'SigI', "
+      "'SigC', 'Shd', 'NoNew', "
       "'Seccomp:'))])");
 }
 
