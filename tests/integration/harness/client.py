@@ -49,11 +49,9 @@ class Call:
 
     def bytes(self, stream=None):
         """What the program printed so far, by the items."""
-        out = b""
-        for method, params in self.items:
-            if method == "execute.output" and stream in (None, params["stream"]):
-                out += content(params)
-        return out
+        return b"".join(
+            content(params) for method, params in self.items if method == "execute.output" and stream in (None, params["stream"])
+        )
 
 
 def content(params):
