@@ -16,6 +16,9 @@ namespace asio = boost::asio;
 constexpr std::size_t kPoolThreads = 4;
 // How long a session that is closed gets to end by itself before the engine ends it.
 constexpr std::chrono::seconds kShutdownTime{2};
+// An agent that hangs up at once is ending, or has too many connections: it is looked for again.
+constexpr int kMaxHungUp = 10;
+constexpr std::chrono::milliseconds kHungUpPause{100};
 
 }  // namespace
 
@@ -164,11 +167,22 @@ void SessionManager::connected(const std::string& session_id, const SessionPtr& 
       open(session_id, session->record_.created_ms);
       return;
     }
+    if (result.error().code == ErrorCode::kConnection && ++slot.hung_up <= kMaxHungUp) {
+      auto timer = std::make_shared<asio::steady_timer>(io_, kHungUpPause);
+      timer->async_wait([this, alive = std::weak_ptr(alive_), session_id,
+                         timer](const boost::system::error_code& error) {
+        if (!error && alive.lock()) {
+          open(session_id, 0);
+        }
+      });
+      return;
+    }
     failed(session_id, make_error(ErrorCode::kUnavailable, "the session's agent does not answer",
                                   to_string(result.error())));
     return;
   }
   slot.retried = false;
+  slot.hung_up = 0;
   session->agent_->on_closed(
       [this, alive = std::weak_ptr(alive_), session_id, session = session.get()] {
         if (alive.lock()) {
@@ -243,6 +257,7 @@ void SessionManager::failed(const std::string& session_id, const Error& error) {
     begin_close(session_id, slot);
   } else if (!slot.waiters.empty()) {
     slot.retried = false;
+    slot.hung_up = 0;
     open(session_id, 0);
   } else {
     slots_.erase(session_id);

@@ -112,6 +112,7 @@ class SessionManager {
     std::vector<Waiter> waiters;
     std::vector<std::function<void(Result<void>)>> closers;
     bool retried = false;
+    int hung_up = 0;  // how often in a row the agent ended the connection before it said hello
   };
   using Slots = std::unordered_map<std::string, Slot>;
 

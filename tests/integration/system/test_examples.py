@@ -29,10 +29,8 @@ def worker(argv):
 
 
 async def offered(client, method):
-    while True:
-        services = (await client.call("bus.services"))["services"]
-        if any(method in service["methods"] for service in services):
-            return
+    """The gateway knows the method."""
+    while method not in {each["name"] for each in (await client.call("rpc.discover"))["methods"]}:
         await asyncio.sleep(0.1)
 
 
