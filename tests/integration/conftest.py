@@ -1,5 +1,6 @@
 import asyncio
 import inspect
+import os
 import pathlib
 import sys
 
@@ -10,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from harness.system import System  # noqa: E402
 
 # A test that takes longer than this hangs.
-LONGEST_TEST = float(__import__("os").environ.get("RUNBUS_SOAK_SECONDS", "60")) + 240
+LONGEST_TEST = float(os.environ.get("RUNBUS_SOAK_SECONDS", "60")) + 240
 
 
 @pytest.hookimpl(tryfirst=True)
