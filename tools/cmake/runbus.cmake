@@ -33,7 +33,9 @@ target_compile_options(runbus_options INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wold-style-cast
   -Wnon-virtual-dtor -Woverloaded-virtual -Wformat=2 -Wextra-semi
   $<$<CXX_COMPILER_ID:GNU>:-Wsuggest-override -Wduplicated-cond -Wlogical-op
-    -Wno-maybe-uninitialized -Wno-restrict>)
+    -Wno-maybe-uninitialized -Wno-restrict>
+  # RapidJSON's iterators are older than the reversed comparisons of C++20.
+  $<$<CXX_COMPILER_ID:Clang>:-Wno-ambiguous-reversed-operator>)
 if(RUNBUS_WERROR)
   target_compile_options(runbus_options INTERFACE -Werror)
 endif()
