@@ -1,10 +1,10 @@
 #include <google/protobuf/stubs/logging.h>
-#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
+#include <csignal>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -12,15 +12,12 @@
 
 #include "broker/server.h"
 #include "proto/support/log.h"
+#include "proto/support/signals.h"
 
 namespace {
 
 using runbus::broker::Server;
 using runbus::broker::ServerOptions;
-
-Server* running = nullptr;
-
-void on_signal(int /*signal*/) { running->stop(); }
 
 void add_flags(CLI::App& app, ServerOptions& options) {
   app.add_option("--listen", options.listen,
@@ -62,21 +59,12 @@ void announce_ready(int fd) {
   ::close(fd);
 }
 
-void stop_on_signals() {
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  sigemptyset(&action.sa_mask);
-  for (const int number : {SIGTERM, SIGINT}) {
-    ::sigaction(number, &action, nullptr);
-  }
-  ::signal(SIGPIPE, SIG_IGN);
-}
-
 void serve(ServerOptions options, int ready_fd) {
+  const runbus::UniqueFd signals = runbus::block_termination_signals();
+  ::signal(SIGPIPE, SIG_IGN);
+  options.stop_fd = signals.get();
   const std::string version = options.core.version;
   Server server(std::move(options));
-  running = &server;
-  stop_on_signals();
   for (const std::string& endpoint : server.endpoints()) {
     spdlog::info("listening on {}", endpoint);
   }

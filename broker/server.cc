@@ -58,6 +58,7 @@ struct Server::Impl {
   bool attention_wanted();
 
   UniqueFd stop_fd;
+  int other_stop_fd;
   Router router;
   Sockets sockets;
   std::optional<Authenticator> authenticator;
@@ -72,6 +73,7 @@ struct Server::Impl {
 
 Server::Impl::Impl(ServerOptions given)
     : stop_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      other_stop_fd(given.stop_fd),
       router(given.outbox_bytes, given.outbox_messages),
       sockets(given, router) {
   if (!stop_fd) {
@@ -212,7 +214,8 @@ void Server::Impl::work() {
 // Until a socket signals, or it is time for something. Sockets that still want attention are not
 // waited for.
 void Server::Impl::wait() {
-  std::vector<pollfd> fds{{stop_fd.get(), POLLIN, 0}};
+  // poll() passes over a negative descriptor.
+  std::vector<pollfd> fds{{stop_fd.get(), POLLIN, 0}, {other_stop_fd, POLLIN, 0}};
   std::vector<LoopSocket*> polled;
   for (auto* one : {&sockets.zap, &sockets.local_bus, &sockets.remote_bus, &sockets.local_events,
                     &sockets.remote_events, &sockets.publishers}) {
@@ -227,9 +230,9 @@ void Server::Impl::wait() {
   if (::poll(fds.data(), fds.size(), timeout) < 0 && errno != EINTR) {
     throw std::system_error(errno, std::generic_category(), "poll");
   }
-  stopped = (fds.front().revents & POLLIN) != 0;
+  stopped = ((fds[0].revents | fds[1].revents) & POLLIN) != 0;
   for (std::size_t i = 0; i < polled.size(); ++i) {
-    polled[i]->attend = polled[i]->attend || fds[i + 1].revents != 0;
+    polled[i]->attend = polled[i]->attend || fds[i + 2].revents != 0;
   }
 }
 

@@ -19,6 +19,7 @@ struct ServerOptions {
   std::vector<std::string> events_publish;  // ipc://
   std::string curve_secret_file;            // needed for tcp, as is
   std::string authorized_keys;              // the directory of NAME.pub files
+  int stop_fd = -1;                         // run() also ends when this is readable
   std::size_t outbox_bytes = 64U << 20U;    // of one peer
   std::size_t outbox_messages = 100'000;
 };

@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <array>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/lexical_cast.hpp>
 #include <csignal>
@@ -19,6 +18,7 @@
 #include "gateway/server.h"
 #include "proto/support/id.h"
 #include "proto/support/log.h"
+#include "proto/support/termination_signals.h"
 #include "proto/wire/curve_keys.h"
 
 namespace runbus::gateway {
@@ -166,6 +166,7 @@ int run(const Flags& flags) {
   Connections connections;  // outlives the coroutines that the io_context destroys at the end
   zmq::context_t context(1);
   boost::asio::io_context io(1);
+  TerminationSignals signals(io);
   BusClient bus(io, make_uuid());
   Brokers brokers(io, context, flags.brokers, bus);
   HubOptions hub_options;
@@ -182,11 +183,7 @@ int run(const Flags& flags) {
   spdlog::info("listening on {}", address);
   announce(flags.ready_fd, address);
 
-  boost::asio::signal_set signals(io, SIGTERM, SIGINT);
-  signals.async_wait([&](const boost::system::error_code& error, int signal) {
-    if (error) {
-      return;
-    }
+  signals.on_signal([&](int signal) {
     spdlog::info("signal {}: closing {} connections", signal, connections.size());
     server->stop([&] {
       brokers.close();

@@ -2,9 +2,11 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <system_error>
@@ -25,6 +27,19 @@ void fill_random(std::span<unsigned char> bytes) {
   }
 }
 
+// A system call for each id would be a good part of the cost of a small call. A process of ours
+// that forks goes on to exec, so no two share what is left of this.
+void fill_random_id(std::span<unsigned char> bytes) {
+  static thread_local std::array<unsigned char, 256> pool;
+  static thread_local std::size_t used = pool.size();
+  if (pool.size() - used < bytes.size()) {
+    fill_random(pool);
+    used = 0;
+  }
+  std::copy_n(pool.begin() + static_cast<std::ptrdiff_t>(used), bytes.size(), bytes.begin());
+  used += bytes.size();
+}
+
 void append_hex(std::string& text, std::span<const unsigned char> bytes) {
   constexpr std::string_view kDigits = "0123456789abcdef";
   for (const unsigned char byte : bytes) {
@@ -41,11 +56,11 @@ bool is_alphanumeric(char c) {
 
 std::string make_uuid() {
   std::array<unsigned char, 16> bytes{};
-  fill_random(std::span(bytes).subspan(6));
-  const auto milliseconds = static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(
-          std::chrono::system_clock::now().time_since_epoch())
-          .count());
+  fill_random_id(std::span(bytes).subspan(6));
+  const auto milliseconds =
+      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                     std::chrono::system_clock::now().time_since_epoch())
+                                     .count());
   for (unsigned i = 0; i < 6; ++i) {
     bytes[i] = static_cast<unsigned char>(milliseconds >> (40U - 8U * i));
   }
@@ -93,7 +108,8 @@ bool equal_constant_time(std::string_view a, std::string_view b) {
   }
   unsigned difference = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    difference |= static_cast<unsigned>(static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b[i]));
+    difference |=
+        static_cast<unsigned>(static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b[i]));
   }
   return difference == 0;
 }

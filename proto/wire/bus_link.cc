@@ -202,6 +202,11 @@ void BusLink::Impl::run_slice() {
     if (received || sent) {
       continue;
     }
+    // receive() has looked at all that was signalled so far: what comes next signals again.
+    if (state == State::kConnected && outbox.empty()) {
+      watch->arm();
+      return;
+    }
     const int ready = socket->get(zmq::sockopt::events);
     const bool readable = live() && (ready & ZMQ_POLLIN) != 0;
     const bool writable = (ready & ZMQ_POLLOUT) != 0;

@@ -63,7 +63,12 @@ CallState::CallState(CallHost& host, const v1::Header& call, std::size_t link,
 
 void CallState::accept() {
   accept_due_ = true;
-  pump();
+  // To run it again would do no harm: its answer, when it comes at once, says that it was accepted.
+  const bool harmless =
+      method_->options().idempotency_level() == google::protobuf::MethodOptions::NO_SIDE_EFFECTS;
+  if (!harmless || method_->server_streaming()) {
+    pump();
+  }
 }
 
 void CallState::grant(const v1::Header& header) {
@@ -120,7 +125,8 @@ void CallState::pump() {
   if (host_ == nullptr || settled_) {
     return;
   }
-  if (accept_due_) {
+  const bool answered_at_once = ended_ && sequence_ == 1 && next_ == 0;
+  if (accept_due_ && !answered_at_once) {
     if (!transmit(v1::ACCEPTED, nullptr)) {
       return;
     }

@@ -58,6 +58,8 @@ class CallState : public std::enable_shared_from_this<CallState> {
             const google::protobuf::Message* prototype);
 
   // --- For the worker.
+  // Says ACCEPTED, unless to run the call twice does no harm and it may be answered at once: then
+  // the next pump() says it, or the answer by itself.
   void accept();
   void grant(const v1::Header& credit);
   void cancel(Error reason);

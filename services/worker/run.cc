@@ -1,12 +1,13 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <boost/asio/signal_set.hpp>
-#include <csignal>
+#include <boost/asio/io_context.hpp>
 #include <cstdlib>
 #include <optional>
+#include <utility>
 
 #include "proto/support/log.h"
+#include "proto/support/termination_signals.h"
 #include "proto/support/unique_fd.h"
 #include "proto/wire/curve_keys.h"
 #include "services/worker/worker.h"
@@ -84,28 +85,21 @@ void say_ready(UniqueFd& ready) {
 }
 
 // The first signal drains; the second means it.
-void wait_for_signal(boost::asio::signal_set& signals, std::function<void()> leave) {
-  signals.async_wait(
-      [&signals, leave = std::move(leave)](const boost::system::error_code& error, int number) {
-        if (error) {
-          return;
-        }
-        spdlog::info("signal {}: leaving", number);
-        leave();
-        signals.async_wait([](const boost::system::error_code& second_error, int second) {
-          if (!second_error) {
-            std::_Exit(128 + second);
-          }
-        });
-      });
+void wait_for_signal(TerminationSignals& signals, std::function<void()> leave) {
+  signals.on_signal([leave = std::move(leave), leaving = false](int number) mutable {
+    if (std::exchange(leaving, true)) {
+      std::_Exit(128 + number);
+    }
+    spdlog::info("signal {}: leaving", number);
+    leave();
+  });
 }
 
 int serve(const Flags& flags,
           const std::function<std::vector<std::unique_ptr<Service>>(boost::asio::io_context&,
                                                                     Worker&)>& make) {
   boost::asio::io_context io{1};
-  // Before the Worker's ZeroMQ thread starts, which takes no signals.
-  boost::asio::signal_set signals(io, SIGTERM, SIGINT);
+  TerminationSignals signals(io);
   UniqueFd ready(flags.ready_fd);
   Worker worker(io, worker_options(flags));
   for (auto& service : make(io, worker)) {

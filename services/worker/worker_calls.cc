@@ -79,6 +79,7 @@ void Worker::Impl::begin(std::size_t link, const v1::Header& header, const zmq::
   }
   call->accept();
   call->guarded([&] { rpc->handler(std::make_shared<CallHandle>(call), *request); });
+  call->pump();
 }
 
 // Errors that come before the handler go the way of all answers, so that a full outbox only delays

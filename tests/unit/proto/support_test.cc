@@ -1,10 +1,14 @@
 #include <gtest/gtest.h>
 
+#include <boost/asio/io_context.hpp>
+#include <csignal>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "proto/support/error.h"
 #include "proto/support/id.h"
+#include "proto/support/termination_signals.h"
 #include "proto/support/unique_fd.h"
 
 namespace runbus {
@@ -31,6 +35,32 @@ TEST(Uuid, DiffersEachTimeAndStartsWithTheTime) {
     EXPECT_GE(id.substr(0, 13), before);
     before = id.substr(0, 13);
   }
+}
+
+TEST(TerminationSignals, AreReadInTheLoopAlsoWhenTheyCameBefore) {
+  boost::asio::io_context io{1};
+  TerminationSignals signals(io);
+  ::raise(SIGTERM);
+  std::vector<int> seen;
+  signals.on_signal([&](int number) {
+    seen.push_back(number);
+    if (seen.size() == 1) {
+      ::raise(SIGINT);
+    } else {
+      io.stop();
+    }
+  });
+  io.run();
+  EXPECT_EQ(seen, (std::vector<int>{SIGTERM, SIGINT}));
+}
+
+TEST(TerminationSignals, LeaveALoopThatHasNothingElseToDo) {
+  boost::asio::io_context io{1};
+  {
+    TerminationSignals signals(io);
+    signals.on_signal([](int) {});
+  }
+  EXPECT_GE(io.run(), 1U);
 }
 
 TEST(RandomHex, HasTwoDigitsForEachByte) {
