@@ -28,13 +28,17 @@ struct GatewayConfig {
   std::chrono::seconds write_timeout{600};      // the same, while only items of streams wait
   std::size_t event_backlog_bytes = 1U << 20U;  // beyond it a subscriber is told `events.lagged`
 
-  std::size_t max_calls = 256;                     // in flight, per connection
-  std::size_t max_batch = 1000;                    // requests in one batch
-  std::size_t max_request_bytes = 64U << 20U;      // of calls in flight, per connection
-  std::size_t max_subscriptions = 64;              // per connection
-  std::uint64_t stream_window = 512U << 10U;       // bytes of items on their way, per stream
-  std::uint64_t min_stream_window = 16U << 10U;    // the least a stream gets
-  std::uint64_t shared_stream_window = 4U << 20U;  // all above the least, per connection
+  std::size_t max_calls = 256;                 // in flight, per connection
+  std::size_t max_batch = 1000;                // requests in one batch
+  std::size_t max_request_bytes = 64U << 20U;  // of calls in flight, per connection
+  std::size_t max_subscriptions = 64;          // per connection
+  // Bytes of items on their way to a client, which the gateway and the worker both hold for one
+  // that does not read. A window that is open wide lets the processes of a stream work at the same
+  // time.
+  std::uint64_t stream_window = 2U << 20U;       // the most a stream gets
+  std::uint64_t min_stream_window = 16U << 10U;  // the least
+  std::uint64_t connection_window = 8U << 20U;   // all above the least, per connection
+  std::uint64_t gateway_window = 128U << 20U;    // all above the least
   std::chrono::seconds call_timeout{3600};
   double linger = 60;  // seconds that a connection's own session outlives it
 };

@@ -69,6 +69,18 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--write-queue-bytes", flags.config.write_queue_bytes,
                  "Replies that may wait for one connection")
       ->capture_default_str();
+  app.add_option("--stream-window", flags.config.stream_window,
+                 "Bytes of one stream's items on their way to its client")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{64} << 10U, std::uint64_t{64} << 20U));
+  app.add_option("--connection-window", flags.config.connection_window,
+                 "The same, of all streams of a connection")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{64} << 10U, std::uint64_t{1} << 30U));
+  app.add_option("--gateway-window", flags.config.gateway_window,
+                 "The same, of all streams: so much memory slow clients may cost")
+      ->capture_default_str()
+      ->check(CLI::Range(std::uint64_t{64} << 10U, std::uint64_t{1} << 30U));
   app.add_option("--write-timeout", flags.write_timeout,
                  "Seconds that a client with a stream may read nothing")
       ->capture_default_str()

@@ -198,24 +198,27 @@ Result<void> RpcSession::admit(std::size_t request_bytes) const {
   return {};
 }
 
-// Each stream has the least window for sure; beyond it the first ones have the most, and the sum is
-// bounded.
+// Each stream has the least window for sure; beyond it the first ones of a connection, and of the
+// gateway, have the most, and both sums are bounded.
 std::uint64_t RpcSession::take_window(const wire::Method& method) {
   if (!method.server_streaming) {
     return 0;
   }
   const GatewayConfig& config = services_.config;
-  const std::uint64_t left =
-      config.shared_stream_window - std::min(shared_window_, config.shared_stream_window);
+  const std::uint64_t here = config.connection_window - std::min(window_, config.connection_window);
+  const std::uint64_t in_all =
+      config.gateway_window - std::min(services_.window, config.gateway_window);
   const std::uint64_t window =
-      std::max(config.min_stream_window, std::min(config.stream_window, left / 2));
-  shared_window_ += window - config.min_stream_window;
+      std::max(config.min_stream_window, std::min({config.stream_window, here / 2, in_all / 4}));
+  window_ += window - config.min_stream_window;
+  services_.window += window - config.min_stream_window;
   return window;
 }
 
 void RpcSession::give_window_back(std::uint64_t window) {
   if (window > 0) {
-    shared_window_ -= window - services_.config.min_stream_window;
+    window_ -= window - services_.config.min_stream_window;
+    services_.window -= window - services_.config.min_stream_window;
   }
 }
 
@@ -318,6 +321,7 @@ void RpcSession::close() {
   sink_ = nullptr;
   const auto calls = std::exchange(calls_, {});
   for (const auto& [key, call] : calls) {
+    give_window_back(call->parts().window);
     if (call->pending()) {
       call->pending()->abandon();
     }

@@ -22,6 +22,7 @@ struct RpcServices {
   const GatewayConfig& config;
   BusClient& bus;
   Hub& hub;
+  std::uint64_t window = 0;  // of all streams, above the least that each has
 };
 
 // Who is calling.
@@ -96,7 +97,7 @@ class RpcSession : public std::enable_shared_from_this<RpcSession> {
   std::unordered_map<std::string, std::shared_ptr<RpcCall>> calls_;
   std::uint64_t unnamed_ = 0;  // numbers calls without a usable id
   std::size_t request_bytes_ = 0;
-  std::uint64_t shared_window_ = 0;
+  std::uint64_t window_ = 0;
   std::size_t subscriptions_ = 0;
   bool closed_ = false;
   bool detached_ = false;

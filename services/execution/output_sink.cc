@@ -12,7 +12,7 @@
 namespace runbus::execution {
 namespace {
 
-constexpr std::uint64_t kWindow = 256U << 10U;
+constexpr std::uint64_t kWindow = 512U << 10U;
 constexpr std::uint64_t kCollectWindow = 1U << 20U;
 // Less than this waits for the end of the loop's turn, so that a program's many small writes become
 // one item.

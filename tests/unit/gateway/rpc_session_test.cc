@@ -257,7 +257,25 @@ TEST_F(RpcSessionTest, StreamsOfAConnectionShareABoundedWindow) {
     EXPECT_GE(call.header.credit(), bus.config.min_stream_window);
     sum += call.header.credit();
   }
-  EXPECT_LE(sum, 8U << 20U);
+  EXPECT_LE(sum, bus.config.connection_window + 256 * bus.config.min_stream_window);
+}
+
+TEST_F(RpcSessionTest, StreamsOfAllConnectionsShareABoundedWindow) {
+  bus.config.gateway_window = 1U << 20U;
+  const auto credit = [this](int id) {
+    session->on_message(R"({"jsonrpc":"2.0","method":"count","id":)" + std::to_string(id) + "}");
+    return bus.port.take(v1::CALL).header.credit();
+  };
+  const std::uint64_t first = credit(0);
+  EXPECT_EQ(first, 256U << 10U);
+  std::uint64_t sum = first;
+  for (int i = 1; i < 100; ++i) {
+    sum += credit(i);
+  }
+  EXPECT_LE(sum, bus.config.gateway_window + 100 * bus.config.min_stream_window);
+  session->close();
+  session = bus.session(sink);
+  EXPECT_EQ(credit(0), first);
 }
 
 TEST_F(RpcSessionTest, CancelRequestCancelsTheCallItNames) {
