@@ -10,9 +10,11 @@ import pytest
 
 from abuse.attacks import ALLOWED, ATTACKS, OOM_SCORE, PRELUDE
 from harness.client import Client
-from harness.system import System, processes, wait_until
+from harness.system import System, as_user, binary, processes, wait_until
 
-ENGINES = ["oci", "bubblewrap"]
+# As whoever runs the tests, and as a user who has nothing.
+ENGINES = ["oci", "bubblewrap", "oci-rootless", "bubblewrap-rootless"]
+THROW_AWAY_UID = 64321
 
 
 class Bait:
@@ -49,13 +51,20 @@ def bait():
 
 @pytest.fixture(scope="module", params=ENGINES)
 def confined(request):
+    engine, _, rootless = request.param.partition("-")
+    uid = THROW_AWAY_UID if rootless else None
+    if rootless and os.geteuid() != 0:
+        pytest.skip("SKIPPED: the tests run as an ordinary user already")
+    if rootless and subprocess.run(as_user(uid, "test", "-x", binary("runbus")), check=False).returncode != 0:
+        pytest.skip(f"SKIPPED: an ordinary user cannot reach {binary('runbus')}")
     try:
-        system = System("--engine", request.param).start()
+        system = System("--engine", engine, uid=uid).start()
     except AssertionError as error:
-        if f"engine {request.param} does not work here" in str(error):
-            pytest.skip(f"SKIPPED: {error}")
+        _, found, why = str(error).partition(f"the engine {engine} does not work here:")
+        if found:
+            pytest.skip(f"SKIPPED: {request.param}: {why.strip().splitlines()[0]}")
         raise
-    system.engine = request.param
+    system.ordinary = rootless or os.geteuid() != 0
     try:
         yield system
     finally:
@@ -82,8 +91,9 @@ async def test_attack_is_held(confined, bait, each):
 
 
 async def test_oom_score_is_not_lowered(confined, bait):
-    ordinary = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
-    here = subprocess.run([*ordinary, "/usr/bin/python3", "-c", PRELUDE + OOM_SCORE.code], capture_output=True, text=True, check=True)
+    python = ["/usr/bin/python3", "-c", PRELUDE + OOM_SCORE.code]
+    ordinary = as_user(65534, *python) if os.geteuid() == 0 else python
+    here = subprocess.run(ordinary, capture_output=True, text=True, check=True)
     if here.stdout.startswith("ESCAPED"):
         pytest.skip("SKIPPED: this machine lets every process lower its oom_score_adj, so it means nothing inside")
     result = await attack(confined, OOM_SCORE, bait)
@@ -186,7 +196,7 @@ async def test_a_deep_tree_and_odd_names_are_removed(confined):
 
 
 async def test_the_host_user_is_not_root_and_differs_by_session(confined):
-    if os.geteuid() != 0:
+    if confined.ordinary:
         pytest.skip("SKIPPED: an ordinary user has one uid")
     uids = set()
     async with Client(confined) as one, Client(confined) as two:

@@ -69,20 +69,29 @@ def children(pid):
     return result
 
 
-class System:
-    """`runbus up` in a state directory of its own. Use as a context manager."""
+def as_user(uid, *argv):
+    """The command line that runs `argv` as an ordinary user who has no other groups (needs root)."""
+    return ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", *argv]
 
-    def __init__(self, *arguments, state_dir=None, environment=None):
+
+class System:
+    """`runbus up` in a state directory of its own, as the ordinary user `uid` if given. Use as a context manager."""
+
+    def __init__(self, *arguments, state_dir=None, environment=None, uid=None):
         self._own_state = state_dir is None
         self.state_dir = state_dir or tempfile.mkdtemp(prefix="runbus-test-")
         self.arguments = arguments
         self.environment = environment
+        self.uid = uid
+        if uid is not None:
+            os.chown(self.state_dir, uid, uid)
         self.process = None
         self.log = tempfile.TemporaryFile()
 
     def start(self):
+        program = [binary("runbus")] if self.uid is None else as_user(self.uid, binary("runbus"))
         self.process = subprocess.Popen(
-            [binary("runbus"), "up", "--json", "--listen", "127.0.0.1:0", "--state-dir", self.state_dir, *self.arguments],
+            [*program, "up", "--json", "--listen", "127.0.0.1:0", "--state-dir", self.state_dir, *self.arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self.log,
