@@ -29,12 +29,15 @@ Core::Core(CoreOptions options, std::string epoch, Output& output, Now now)
       output_(output),
       now_(now),
       started_ms_(now.steady_ms),
+      started_wall_ms_(now.wall_ms),
       last_tick_ms_(now.steady_ms),
       directory_(options_.service_memory),
       sessions_(options_.max_sessions),
+      announced_(options_.max_sessions),
       history_(epoch_, options_),
       parking_(options_.parked_bytes, options_.parked_messages),
       ended_(kRememberedEnds, 0) {
+  lobby_.name = "services that are not back yet";
   publisher_.event_tokens = options_.event_burst;
   publisher_.event_refill = now.steady_ms;
 }
@@ -80,7 +83,7 @@ void Core::on_message(const Sender& sender, zmq::message_t& header, zmq::message
     if (kind == v1::GOODBYE) {
       lose(peer, "it said goodbye", true, now);
     } else {
-      peer.unreachable = false;
+      on_heartbeat(peer, body);
     }
     return;
   }
@@ -210,6 +213,7 @@ void Core::on_tick(Now now) {
   watch_peers(now);
   last_tick_ms_ = now.steady_ms;
   directory_.expire(now.steady_ms, options_.heartbeat_timeout);
+  check_lobby();
   for (Service* service : directory_.services()) {
     check_queue(*service);
   }

@@ -101,6 +101,9 @@ class Core {
   void rekey(Peer& peer, std::string_view key);
   bool take_offers(Peer& worker, const v1::Ready& ready, Now now);
   void take_calls(Peer& worker, const v1::Ready& ready, bool reconnected, Now now);
+  template <class Ids>
+  void take_sessions(const Peer& worker, const Ids& sessions);
+  void on_heartbeat(Peer& peer, const zmq::message_t& body);
   void register_call(Peer& worker, const std::string& call_id);
   void welcome(Peer& peer, Now now);
   void refuse(std::string_view key, std::string_view reason);
@@ -129,8 +132,12 @@ class Core {
   void keep_follow_up(Call& call, zmq::message_t& header, zmq::message_t& body);
   Choice choose(const Call& call);
   Choice choose_pinned(const Call& call);
-  static Choice choose_among(const Route& route, const Node* node);
-  static Slot* least_loaded(const Route& route, const Node* node);
+  const Node* node_of(const Call& call, const Service& service);
+  static Choice choose_among(const Route& route, const Node* node, std::string_view session);
+  static Slot* least_loaded(const Route& route, const Node* node, std::string_view session);
+  bool settling() const;
+  bool may_live_elsewhere(std::string_view session) const;
+  void check_lobby();
   void place(Call& call, bool again);
   void enqueue(Call& call, bool stranded, bool again);
   void unqueue(Call& call);
@@ -152,14 +159,17 @@ class Core {
   Output& output_;
   Now now_;  // of the message or tick that is being handled
   std::uint64_t started_ms_;
+  std::uint64_t started_wall_ms_;
   std::uint64_t last_tick_ms_;
 
   TextMap<std::unique_ptr<Peer>> peers_;  // by id
   TextMap<Peer*> peers_by_key_;           // present and old keys
   Directory directory_;
-  Sessions sessions_;
+  Sessions sessions_;   // where this broker has put them
+  Sessions announced_;  // where workers say they are; a worker that lies can push out only these
   History history_;
   Parking parking_;
+  Service lobby_;  // calls that wait for a service of the time before this broker
   TextMap<std::unique_ptr<Call>> calls_;
   // Gateways that are gone and may come back, with the end of our patience.
   TextMap<std::uint64_t> absent_;

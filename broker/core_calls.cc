@@ -40,7 +40,7 @@ void Core::on_call(Peer& gateway, zmq::message_t& header, zmq::message_t& body) 
     return;
   }
   const Route* route = directory_.route(header_.method());
-  if (route == nullptr) {
+  if (route == nullptr && !settling()) {
     answer_error(
         gateway, id,
         make_error(ErrorCode::kMethodNotFound, "no service has the method " + header_.method()));
@@ -61,7 +61,7 @@ void Core::on_call(Peer& gateway, zmq::message_t& header, zmq::message_t& body) 
   call.pinned = header_.worker_id();
   call.resume = header_.has_resume();
   call.deadline_ms = header_.deadline_ms();
-  call.service = route->service;
+  call.service = route != nullptr ? route->service : &lobby_;
   call.size = header.size() + body.size() + kCallOverhead;
   call.header = std::move(header);
   call.body = std::move(body);

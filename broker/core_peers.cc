@@ -1,8 +1,10 @@
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "broker/core.h"
+#include "proto/support/id.h"
 #include "proto/support/log.h"
 #include "proto/wire/frame.h"
 
@@ -10,6 +12,7 @@ namespace runbus::broker {
 namespace {
 
 constexpr std::size_t kMaxToldUnknown = 4096;
+constexpr int kMaxSessionsOfAHeartbeat = 1024;
 
 }  // namespace
 
@@ -51,6 +54,8 @@ void Core::on_ready(const Sender& sender, const zmq::message_t& body, Now now) {
     return;
   }
   take_calls(*peer, ready, reconnected, now);
+  take_sessions(*peer, ready.sessions());
+  check_lobby();
   if (fresh) {
     spdlog::info("worker {} ({}) of node {} is attached", printable(peer->name), peer->id,
                  peer->node->name);
@@ -177,6 +182,34 @@ void Core::take_calls(Peer& worker, const v1::Ready& ready, bool reconnected, No
   for (const std::string& id : ready.calls()) {
     register_call(worker, id);
   }
+}
+
+// What a session's calls need to find it when it was placed by another broker, or before this one
+// started.
+template <class Ids>
+void Core::take_sessions(const Peer& worker, const Ids& sessions) {
+  // Named with the one used last first, which shall be forgotten last.
+  for (auto id = sessions.rbegin(); id != sessions.rend(); ++id) {
+    announced_.place(*id, worker.node);
+  }
+}
+
+void Core::on_heartbeat(Peer& peer, const zmq::message_t& body) {
+  peer.unreachable = false;
+  if (body.size() == 0) {
+    return;
+  }
+  v1::Heartbeat heartbeat;
+  const bool sound = peer.role == v1::WORKER &&
+                     heartbeat.ParseFromArray(body.data(), static_cast<int>(body.size())) &&
+                     heartbeat.sessions_size() <= kMaxSessionsOfAHeartbeat &&
+                     std::all_of(heartbeat.sessions().begin(), heartbeat.sessions().end(),
+                                 [](const std::string& session) { return is_valid_id(session); });
+  if (!sound) {
+    drop("heartbeat", peer.key);
+    return;
+  }
+  take_sessions(peer, heartbeat.sessions());
 }
 
 void Core::register_call(Peer& worker, const std::string& call_id) {

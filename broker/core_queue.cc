@@ -17,6 +17,19 @@ Error over_the_queue(std::string detail) {
   return error;
 }
 
+// How much a session is drawn to a worker's node: the same number at every broker (FNV-1a).
+std::uint64_t affinity(std::string_view session, const Slot& slot) {
+  std::uint64_t hash = 14'695'981'039'346'656'037U;
+  for (const std::string_view text : {session, std::string_view(slot.worker->node->name)}) {
+    for (const char c : text) {
+      hash = (hash ^ static_cast<unsigned char>(c)) * 1'099'511'628'211U;
+    }
+  }
+  // The last characters alone tell nodes apart: they shall count in every bit.
+  hash = (hash ^ hash >> 32U) * 0x9e37'79b9'7f4a'7c15U;
+  return hash ^ hash >> 29U;
+}
+
 }  // namespace
 
 // For the worker that has the call or will have it, and for the next one should that be lost.
@@ -50,15 +63,40 @@ Core::Choice Core::choose(const Call& call) {
   if (route == nullptr || route->service != call.service) {
     return {nullptr, true};
   }
-  if (!call.session.empty()) {
-    for (const NodePtr& node : sessions_.find(call.session)) {
+  if (call.session.empty()) {
+    return choose_among(*route, nullptr, {});
+  }
+  if (const Node* node = node_of(call, *route->service); node != nullptr) {
+    return choose_among(*route, node, {});
+  }
+  if (may_live_elsewhere(call.session)) {
+    return {nullptr, true};
+  }
+  return choose_among(*route, nullptr, call.session);
+}
+
+// The node that the call's session binds it to, or null.
+const Node* Core::node_of(const Call& call, const Service& service) {
+  for (Sessions* known : {&sessions_, &announced_}) {
+    for (const NodePtr& node : known->find(call.session)) {
       // A node that never had this service does not bind its calls.
-      if (route->service->nodes.contains(node)) {
-        return choose_among(*route, node.get());
+      if (service.nodes.contains(node)) {
+        return node.get();
       }
     }
   }
-  return choose_among(*route, nullptr);
+  return nullptr;
+}
+
+// Workers that served an earlier broker may not be back yet.
+bool Core::settling() const {
+  return now_.steady_ms - started_ms_ < options_.heartbeat_timeout + options_.gone_service_patience;
+}
+
+// Whether a session that nobody has spoken of may be on the node of a worker that is not back yet.
+// One that is younger than this broker (by its id, a UUIDv7) is not.
+bool Core::may_live_elsewhere(std::string_view session) const {
+  return settling() && made_ms(session) < started_wall_ms_;
 }
 
 Core::Choice Core::choose_pinned(const Call& call) {
@@ -78,8 +116,8 @@ Core::Choice Core::choose_pinned(const Call& call) {
 }
 
 // Of the workers on `node`, or of all.
-Core::Choice Core::choose_among(const Route& route, const Node* node) {
-  if (Slot* best = least_loaded(route, node); best != nullptr) {
+Core::Choice Core::choose_among(const Route& route, const Node* node, std::string_view session) {
+  if (Slot* best = least_loaded(route, node, session); best != nullptr) {
     return {best, false};
   }
   const bool somebody = std::any_of(route.slots.begin(), route.slots.end(), [&](const Slot* slot) {
@@ -90,8 +128,9 @@ Core::Choice Core::choose_among(const Route& route, const Node* node) {
   return {nullptr, !somebody};
 }
 
-// Of those that have room, on `node` or anywhere; ties go round.
-Slot* Core::least_loaded(const Route& route, const Node* node) {
+// Of those that have room, on `node` or anywhere. Between equals a new session is drawn to the same
+// node by every broker, should two of them meet it at once; other calls go round.
+Slot* Core::least_loaded(const Route& route, const Node* node, std::string_view session) {
   const std::vector<Slot*>& slots = route.slots;
   Slot* best = nullptr;
   std::size_t best_index = 0;
@@ -101,8 +140,11 @@ Slot* Core::least_loaded(const Route& route, const Node* node) {
     if (!slot->open() || (node != nullptr && slot->worker->node.get() != node)) {
       continue;
     }
-    if (best == nullptr ||
-        std::uint64_t{slot->calls} * best->capacity < std::uint64_t{best->calls} * slot->capacity) {
+    const std::uint64_t load = std::uint64_t{slot->calls} * (best ? best->capacity : 0);
+    const std::uint64_t least = best ? std::uint64_t{best->calls} * slot->capacity : 0;
+    if (best == nullptr || load < least ||
+        (load == least && !session.empty() &&
+         affinity(session, *slot) > affinity(session, *best))) {
       best = slot;
       best_index = index;
     }
@@ -191,6 +233,23 @@ void Core::pump_queue(Service& service, std::size_t limit) {
       dispatch(call, *choice.slot);
     }
   }
+}
+
+// Calls of services that were not known when they came: their workers are back, or nobody waits any
+// longer for them.
+void Core::check_lobby() {
+  const std::vector<Call*> waiting(lobby_.queue.begin(), lobby_.queue.end());
+  for (Call* call : waiting) {
+    if (const Route* route = directory_.route(call->method); route != nullptr) {
+      unqueue(*call);
+      call->service = route->service;
+      place(*call, false);
+    } else if (!settling()) {
+      fail(*call, make_error(ErrorCode::kUnavailable,
+                             "no worker serves " + call->method + " at the moment"));
+    }
+  }
+  check_queue(lobby_);
 }
 
 void Core::check_queue(Service& service) {

@@ -16,6 +16,7 @@ namespace {
 constexpr int kMaxOffersOfAWorker = 64;
 constexpr int kMaxMethods = 1024;
 constexpr int kMaxCalls = 4096;
+constexpr int kMaxSessions = 16'384;
 constexpr std::size_t kMaxDescriptorBytes = 1U << 20U;
 constexpr std::uint32_t kMaxCapacity = 65'536;
 constexpr std::size_t kMaxServices = 256;
@@ -66,9 +67,10 @@ std::string check_ready(const v1::Ready& ready) {
   if (!is_valid_id(ready.node())) {
     return "node is not the name of a node";
   }
-  if (ready.services_size() > kMaxOffersOfAWorker || ready.calls_size() > kMaxCalls) {
-    return "more than " + std::to_string(kMaxOffersOfAWorker) + " services or " +
-           std::to_string(kMaxCalls) + " calls";
+  if (ready.services_size() > kMaxOffersOfAWorker || ready.calls_size() > kMaxCalls ||
+      ready.sessions_size() > kMaxSessions) {
+    return "more than " + std::to_string(kMaxOffersOfAWorker) + " services, " +
+           std::to_string(kMaxCalls) + " calls or " + std::to_string(kMaxSessions) + " sessions";
   }
   std::set<std::string_view> seen;
   for (int i = 0; i < ready.services_size(); ++i) {
@@ -83,6 +85,11 @@ std::string check_ready(const v1::Ready& ready) {
   for (const std::string& call : ready.calls()) {
     if (!is_valid_id(call)) {
       return "calls hold something that is not an id";
+    }
+  }
+  for (const std::string& session : ready.sessions()) {
+    if (!is_valid_id(session)) {
+      return "sessions hold something that is not an id";
     }
   }
   return {};

@@ -1,6 +1,7 @@
 #include "broker/sessions.h"
 
 #include <algorithm>
+#include <charconv>
 
 namespace runbus::broker {
 namespace {
@@ -8,6 +9,19 @@ namespace {
 constexpr std::size_t kMaxNodes = 4;
 
 }  // namespace
+
+std::uint64_t made_ms(std::string_view session) {
+  constexpr std::size_t kLength = 36;
+  if (session.size() != kLength || session[8] != '-' || session[13] != '-' || session[14] != '7') {
+    return 0;
+  }
+  std::string digits(session.substr(0, 8));
+  digits.append(session.substr(9, 4));
+  std::uint64_t time = 0;
+  const char* end = digits.data() + digits.size();
+  const auto read = std::from_chars(digits.data(), end, time, 16);
+  return read.ec == std::errc() && read.ptr == end ? time : 0;
+}
 
 const std::vector<NodePtr>& Sessions::find(std::string_view session) {
   static const std::vector<NodePtr> kNone;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <list>
 #include <string>
 #include <string_view>
@@ -14,6 +15,9 @@
 // the oldest node first. Bounded: the session that was used least recently is forgotten, and placed
 // anew when it calls again.
 namespace runbus::broker {
+
+// When a session was made whose id is a UUIDv7, in milliseconds since 1970 UTC; 0 for other ids.
+std::uint64_t made_ms(std::string_view session);
 
 class Sessions {
  public:

@@ -52,7 +52,14 @@ class CoreTest : public ::testing::Test {
  protected:
   CoreTest() { start(CoreOptions{}); }
 
+  // A broker that has been there for a while.
   void start(const CoreOptions& options) {
+    start_fresh(options);
+    now.steady_ms += options.heartbeat_timeout + options.gone_service_patience;
+  }
+
+  // One that takes it that workers of an earlier broker may still come back.
+  void start_fresh(const CoreOptions& options) {
     core = std::make_unique<Core>(options, "epoch" + std::to_string(++epochs), out, now);
   }
 
