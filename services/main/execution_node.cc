@@ -90,7 +90,10 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
     worker.publish(topic, std::move(data));
   };
   options.on_opened = [publish](const std::string& id) { publish("session.opened", id); };
-  options.on_closed = [publish](const std::string& id) { publish("session.closed", id); };
+  options.on_closed = [publish, &worker](const std::string& id) {
+    worker.let_go_of_session(id);
+    publish("session.closed", id);
+  };
   return options;
 }
 
@@ -136,6 +139,12 @@ std::vector<std::unique_ptr<worker::Service>> make_execution_services(const Node
     throw std::runtime_error("--state-dir: " + to_string(prepared.error()));
   }
   node->manager->adopt();
+  // Brokers learn of the sessions of an earlier process: their calls belong to this node.
+  node->manager->list([&worker](const std::vector<session::SandboxRecord>& sandboxes) {
+    for (const session::SandboxRecord& sandbox : sandboxes) {
+      worker.hold_session(sandbox.session_id);
+    }
+  });
   // Sessions that are opened before the probes have ended get their warm interpreters then.
   node->toolchain->when_known([&manager = *node->manager] { manager.reconfigure(); });
   spdlog::info("engine {}, state in {}", node->engine->name(), flags.state_dir);

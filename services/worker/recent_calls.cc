@@ -35,15 +35,19 @@ std::shared_ptr<CallState> RecentCalls::take(const std::string& id, Clock::time_
   return call;
 }
 
-std::vector<std::shared_ptr<CallState>> RecentCalls::take_since(Clock::time_point since) {
+std::vector<std::shared_ptr<CallState>> RecentCalls::take_since(Clock::time_point since,
+                                                                std::size_t link) {
   std::vector<std::shared_ptr<CallState>> taken;
   auto first = entries_.end();
   while (first != entries_.begin() && std::prev(first)->ended >= since) {
     --first;
   }
   while (first != entries_.end()) {
-    taken.push_back(first->call);
-    erase(first++);
+    const auto entry = first++;
+    if (entry->call->link() == link) {
+      taken.push_back(entry->call);
+      erase(entry);
+    }
   }
   return taken;
 }

@@ -31,8 +31,8 @@ class RecentCalls {
   // Removes and returns the call of this id, or null.
   std::shared_ptr<CallState> take(const std::string& id, Clock::time_point now = Clock::now());
 
-  // Removes and returns those that ended at `since` or later, oldest first.
-  std::vector<std::shared_ptr<CallState>> take_since(Clock::time_point since);
+  // Removes and returns those of the link that ended at `since` or later, oldest first.
+  std::vector<std::shared_ptr<CallState>> take_since(Clock::time_point since, std::size_t link);
 
   std::size_t size() const { return entries_.size(); }
   std::size_t bytes() const { return bytes_; }

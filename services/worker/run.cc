@@ -1,3 +1,4 @@
+#include <google/protobuf/stubs/logging.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -141,6 +142,8 @@ int run(int argc, char** argv, const std::string& name,
   }
   try {
     setup_logging(name, flags.log_level);
+    // It has a line for every body that it cannot parse, and the caller is told of those.
+    google::protobuf::SetLogHandler(nullptr);
     return serve(flags, make);
   } catch (const std::exception& error) {
     spdlog::critical("{}", error.what());

@@ -64,7 +64,7 @@ void Worker::Impl::start() {
     link.endpoint = options.brokers[i];
     link.curve = options.curve;
     links[i].bus = std::make_unique<wire::BusLink>(
-        loop, context, std::move(link), [this] { return make_ready(); }, std::move(events));
+        loop, context, std::move(link), [this, i] { return make_ready(i); }, std::move(events));
     links[i].bus->on_drained([this, i] {
       each_call([i](CallState& call) {
         if (call.link() == i) {
@@ -84,7 +84,7 @@ void Worker::Impl::stop() {
   calls.clear();
 }
 
-v1::Ready Worker::Impl::make_ready() const {
+v1::Ready Worker::Impl::make_ready(std::size_t link) {
   v1::Ready ready;
   ready.set_role(v1::WORKER);
   ready.set_peer_id(id);
@@ -99,10 +99,12 @@ v1::Ready Worker::Impl::make_ready() const {
     if (ready.calls_size() == kMaxReadyCalls) {
       break;
     }
-    if (!active.call->refused()) {
+    if (!active.call->refused() && active.call->link() == link) {
       ready.add_calls(call_id);
     }
   }
+  links[link].untold.clear();
+  sessions.each([&ready](const std::string& session) { ready.add_sessions(session); });
   return ready;
 }
 
@@ -120,11 +122,12 @@ void Worker::Impl::on_connected(std::size_t link, const v1::Welcome& welcome, bo
         links[link].bus->send(header, zmq::message_t()));  // said again at the next welcome
   }
   if (const auto since = std::exchange(links[link].unsure_since, std::nullopt)) {
-    for (auto& call : recent.take_since(*since)) {
+    for (auto& call : recent.take_since(*since, link)) {
       const std::string call_id = call->header().call_id();
       calls.emplace(call_id, Active{std::move(call), nullptr, std::nullopt});
     }
   }
+  tell_sessions();
   each_call([link](CallState& call) { call.restored(link); });
   if (attached_callback) {
     attached_callback();
@@ -147,15 +150,15 @@ void Worker::Impl::on_message(std::size_t link, const v1::Header& header,
       on_call(link, header, body);
       return;
     case v1::CANCEL:
-      on_cancel(header, body);
+      on_cancel(link, header, body);
       return;
     case v1::INPUT:
-      if (const auto call = find(header.call_id())) {
+      if (const auto call = find_for(link, header.call_id())) {
         call->input(body);
       }
       return;
     case v1::CREDIT:
-      if (const auto call = find(header.call_id())) {
+      if (const auto call = find_for(link, header.call_id())) {
         call->grant(header);
       }
       return;
@@ -217,18 +220,27 @@ void Worker::publish(const std::string& topic, google::protobuf::Struct data) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(now - seconds).count()));
   v1::Header header;
   header.set_kind(v1::EVENT);
-  for (const Impl::Link& link : impl_->links) {
-    if (!link.bus->connected()) {
-      continue;
-    }
-    const Result<void> sent = link.bus->send(header, event.SerializeAsString());
-    if (!sent) {
-      spdlog::warn("dropped an event of {}: {}", printable(topic), to_string(sent.error()));
-    }
+  // One whose connection is gone is passed over before that is certain.
+  const auto first = [this](bool (wire::BusLink::*usable)() const) {
+    return std::find_if(impl_->links.begin(), impl_->links.end(),
+                        [usable](const Impl::Link& link) { return (link.bus.get()->*usable)(); });
+  };
+  auto link = first(&wire::BusLink::writable);
+  if (link == impl_->links.end()) {
+    link = first(&wire::BusLink::connected);
+  }
+  if (link == impl_->links.end()) {
+    spdlog::warn("dropped an event of {}: no broker is connected", printable(topic));
     return;
   }
-  spdlog::warn("dropped an event of {}: no broker is connected", printable(topic));
+  if (const auto sent = link->bus->send(header, event.SerializeAsString()); !sent) {
+    spdlog::warn("dropped an event of {}: {}", printable(topic), to_string(sent.error()));
+  }
 }
+
+void Worker::hold_session(const std::string& session_id) { impl_->hold_session(session_id); }
+
+void Worker::let_go_of_session(const std::string& session_id) { impl_->sessions.erase(session_id); }
 
 void Worker::drain(std::function<void()> done) { impl_->drain(std::move(done)); }
 

@@ -50,6 +50,13 @@ class Worker {
   // Publishes an event (at most once; dropped with a log line when no broker is connected).
   void publish(const std::string& topic, google::protobuf::Struct data);
 
+  // Brokers are told that a session lives on this node, so that each of them, and one that has just
+  // started, sends its calls here. For sessions of an earlier process; those that calls come for
+  // are noted by themselves. The 16384 that were used last are remembered.
+  void hold_session(const std::string& session_id);
+  // The session has ended: it is not named any more when this worker introduces itself.
+  void let_go_of_session(const std::string& session_id);
+
   // Says DRAIN, so that brokers give it no new calls (one that crossed it on the wire is still
   // served), and calls `done` when the last has ended or drain_timeout has passed (then the rest is
   // failed with kWorkerLost) and everything was sent. The worker has left the bus then.

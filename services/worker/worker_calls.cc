@@ -22,7 +22,7 @@ void Worker::Impl::on_call(std::size_t link, const v1::Header& header, const zmq
     return;
   }
   if (const auto call = find(header.call_id())) {
-    call->resend(link, header);
+    move_to(link, *call, header);
     return;
   }
   if (auto call = recent.take(header.call_id())) {
@@ -77,9 +77,30 @@ void Worker::Impl::begin(std::size_t link, const v1::Header& header, const zmq::
   if (has_deadline) {
     active.deadline = deadlines.add(deadline, header.call_id());
   }
+  note_session(link, header.session_id());
   call->accept();
   call->guarded([&] { rpc->handler(std::make_shared<CallHandle>(call), *request); });
   call->pump();
+}
+
+// The caller has gone over to another broker, or missed something. The broker that had the call
+// before counts it no longer, and calls it off no longer when it misses its caller; the caller does
+// not listen to it any more.
+void Worker::Impl::move_to(std::size_t link, CallState& call, const v1::Header& header) {
+  if (const std::size_t old = call.link(); old != link && links[old].bus->connected()) {
+    v1::Header moved;
+    moved.set_kind(v1::ERROR);
+    moved.set_call_id(header.call_id());
+    moved.set_origin(header.origin());
+    v1::ErrorBody body;
+    body.set_code(static_cast<std::int32_t>(ErrorCode::kWorkerLost));
+    body.set_detail("the call goes on by way of another broker");
+    if (const auto sent = links[old].bus->send(moved, body.SerializeAsString()); !sent) {
+      spdlog::debug("broker {} is not told of a call that moved: {}", options.brokers[old],
+                    to_string(sent.error()));
+    }
+  }
+  call.resend(link, header);
 }
 
 // Errors that come before the handler go the way of all answers, so that a full outbox only delays
@@ -96,8 +117,9 @@ void Worker::Impl::refuse(std::size_t link, const v1::Header& header, Error erro
   call->fail(std::move(error));
 }
 
-void Worker::Impl::on_cancel(const v1::Header& header, const zmq::message_t& body) {
-  const auto call = find(header.call_id());
+void Worker::Impl::on_cancel(std::size_t link, const v1::Header& header,
+                             const zmq::message_t& body) {
+  const auto call = find_for(link, header.call_id());
   if (!call) {
     return;
   }
@@ -155,6 +177,14 @@ void Worker::Impl::each_call(const std::function<void(CallState&)>& function) {
   for (const auto& call : all) {
     function(*call);
   }
+}
+
+// A link that is down cannot have the caller: then every other speaks for it.
+std::shared_ptr<CallState> Worker::Impl::find_for(std::size_t link,
+                                                  const std::string& call_id) const {
+  auto call = find(call_id);
+  const bool stale = call && call->link() != link && links[call->link()].bus->connected();
+  return stale ? nullptr : call;
 }
 
 std::shared_ptr<CallState> Worker::Impl::find(const std::string& call_id) const {

@@ -12,6 +12,7 @@
 
 #include "services/worker/call_state.h"
 #include "services/worker/deadlines.h"
+#include "services/worker/held_sessions.h"
 #include "services/worker/recent_calls.h"
 #include "services/worker/worker.h"
 
@@ -33,6 +34,9 @@ struct Worker::Impl : CallHost, std::enable_shared_from_this<Worker::Impl> {
     std::chrono::milliseconds heartbeat_timeout{};
     // What ended since then may not have arrived; set when the link is lost.
     std::optional<RecentCalls::Clock::time_point> unsure_since;
+    // Sessions that came to this node since the last introduction and that its broker was not told
+    // of.
+    std::vector<std::string> untold;
   };
   struct Active {
     std::shared_ptr<CallState> call;
@@ -44,14 +48,21 @@ struct Worker::Impl : CallHost, std::enable_shared_from_this<Worker::Impl> {
 
   void start();
   void stop();
-  v1::Ready make_ready() const;
+  v1::Ready make_ready(std::size_t link);
   void on_connected(std::size_t link, const v1::Welcome& welcome, bool new_broker);
   void on_disconnected(std::size_t link);
   void on_message(std::size_t link, const v1::Header& header, const zmq::message_t& body);
   void on_call(std::size_t link, const v1::Header& header, const zmq::message_t& body);
   void begin(std::size_t link, const v1::Header& header, const zmq::message_t& body);
   void refuse(std::size_t link, const v1::Header& header, Error error);
-  void on_cancel(const v1::Header& header, const zmq::message_t& body);
+  void on_cancel(std::size_t link, const v1::Header& header, const zmq::message_t& body);
+  // The call that a message of the caller is for; null also when the call has moved to another link
+  // and the message is of an earlier time.
+  std::shared_ptr<CallState> find_for(std::size_t link, const std::string& call_id) const;
+  void move_to(std::size_t link, CallState& call, const v1::Header& header);
+  void note_session(std::size_t link, const std::string& session_id);
+  void hold_session(const std::string& session_id);
+  void tell_sessions();
   void on_deadline(const std::string& call_id);
   std::shared_ptr<CallState> find(const std::string& call_id) const;
   void each_call(const std::function<void(CallState&)>& function);
@@ -84,6 +95,8 @@ struct Worker::Impl : CallHost, std::enable_shared_from_this<Worker::Impl> {
   std::vector<std::unique_ptr<Served>> services;
   Deadlines deadlines;
   RecentCalls recent;
+  HeldSessions sessions;
+  bool telling = false;
   std::unordered_map<std::string, Active> calls;
   std::size_t refusals = 0;
   zmq::context_t context;  // closes after the links

@@ -61,7 +61,14 @@ void FakeBroker::take(zmq::message_t peer, const v1::Header& header, zmq::messag
     goodbye.set_reason("unknown");
     answer.set_kind(v1::GOODBYE);
     send_to(from, answer, goodbye.SerializeAsString());
-  } else if (header.kind() != v1::HEARTBEAT) {
+  } else if (header.kind() == v1::HEARTBEAT) {
+    v1::Heartbeat heartbeat;
+    if (!heartbeat.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
+      throw std::runtime_error("the worker sent a heartbeat that cannot be read");
+    }
+    told_sessions_.insert(told_sessions_.end(), heartbeat.sessions().begin(),
+                          heartbeat.sessions().end());
+  } else {
     received_.push_back({header, body.to_string()});
   }
 }

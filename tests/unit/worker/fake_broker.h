@@ -48,6 +48,8 @@ class FakeBroker {
   std::vector<Received> of(v1::Kind kind, const std::string& call_id = {}) const;
   std::vector<Received> of_call(const std::string& call_id) const;
   void forget() { received_.clear(); }
+  // Sessions that heartbeats have named.
+  const std::vector<std::string>& told_sessions() const { return told_sessions_; }
 
  private:
   void take(zmq::message_t peer, const v1::Header& header, zmq::message_t& body);
@@ -62,6 +64,7 @@ class FakeBroker {
   v1::Ready ready_;
   int readies_ = 0;
   std::deque<Received> received_;
+  std::vector<std::string> told_sessions_;
 };
 
 // ERROR's body.

@@ -86,7 +86,7 @@ TEST(RecentCalls, GivesBackWhatEndedSince) {
   for (int i = 0; i < 4; ++i) {
     recent.add(ended_call(host, "c" + std::to_string(i), 1), start + seconds(i));
   }
-  const auto taken = recent.take_since(start + seconds(2));
+  const auto taken = recent.take_since(start + seconds(2), 0);
   ASSERT_EQ(taken.size(), 2U);
   EXPECT_EQ(taken[0]->header().call_id(), "c2");
   EXPECT_EQ(recent.size(), 2U);

@@ -69,6 +69,7 @@ class WorkerFixture : public testing::Test {
     // What the tests' handlers hold goes while the loop still exists.
     worker_.reset();
     broker_.reset();
+    second_.reset();
     std::filesystem::remove_all(directory_);
   }
 
@@ -78,13 +79,22 @@ class WorkerFixture : public testing::Test {
     broker_ = std::make_unique<FakeBroker>(endpoint_, heartbeat_timeout);
     WorkerOptions options;
     options.brokers = {endpoint_};
+    if (second_) {
+      options.brokers.push_back(second_endpoint());
+    }
     options.node = "node-1";
     options.name = "test";
     options.drain_timeout = drain_timeout;
     worker_ = std::make_unique<Worker>(io_, std::move(options));
     worker_->add(std::move(service));
     worker_->start();
-    ASSERT_TRUE(until([&] { return broker_->attached(); }));
+    ASSERT_TRUE(until([&] { return broker_->attached() && (!second_ || second_->attached()); }));
+  }
+
+  std::string second_endpoint() const { return endpoint_ + "-2"; }
+  // Before start(): the worker attaches to this one as well.
+  void start_second(std::chrono::milliseconds heartbeat_timeout) {
+    second_ = std::make_unique<FakeBroker>(second_endpoint(), heartbeat_timeout);
   }
 
   ScriptedService& start_scripted(std::uint32_t capacity = 16,
@@ -98,6 +108,9 @@ class WorkerFixture : public testing::Test {
   void turn() {
     if (broker_) {
       broker_->poll();
+    }
+    if (second_) {
+      second_->poll();
     }
     io_.restart();
     io_.run_for(std::chrono::milliseconds(1));
@@ -139,6 +152,7 @@ class WorkerFixture : public testing::Test {
   std::string directory_;
   std::string endpoint_;
   std::unique_ptr<FakeBroker> broker_;
+  std::unique_ptr<FakeBroker> second_;
   std::unique_ptr<Worker> worker_;
 
  private:
