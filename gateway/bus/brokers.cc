@@ -40,6 +40,7 @@ class Brokers::Port final : public BusPort {
   }
 
   bool connected() const override { return connected_; }
+  bool writable() const override { return connected_ && link_->writable(); }
   Result<void> send(const v1::Header& header, std::string_view body) override {
     return link_->send(header, body);
   }

@@ -37,9 +37,17 @@ BusClient::~BusClient() = default;
 void BusClient::add_port(BusPort& port) { ports_.push_back(&port); }
 
 BusPort* BusClient::connected_port() {
-  const auto found = std::find_if(ports_.begin(), ports_.end(),
-                                  [](const BusPort* port) { return port->connected(); });
-  return found == ports_.end() ? nullptr : *found;
+  BusPort* first = nullptr;
+  for (BusPort* port : ports_) {
+    if (!port->connected()) {
+      continue;
+    }
+    if (ports_.size() == 1 || port->writable()) {
+      return port;
+    }
+    first = first != nullptr ? first : port;
+  }
+  return first;
 }
 
 void BusClient::on_connected(BusPort& port) {
@@ -76,7 +84,7 @@ void BusClient::on_message(BusPort& port, const v1::Header& header, zmq::message
     return;  // ended: a repeated terminal reply, or what came after a cancellation
   }
   const std::shared_ptr<PendingCall> call = found->second.call;
-  call->on_message(header, body);
+  call->on_message(port, header, body);
 }
 
 std::shared_ptr<PendingCall> BusClient::call(CallRequest request,

@@ -22,8 +22,8 @@
 namespace runbus::gateway {
 
 // The gateway's side of the bus: the brokers in order of preference (a call goes to the first that
-// is connected, so that all gateways with one list use the same), the calls in flight, and the
-// catalog. Ports outlive it.
+// is connected and takes messages, so that all gateways with one list use the same; it stays with
+// that one until it is lost), the calls in flight, and the catalog. Ports outlive it.
 class BusClient final : public CallHost {
  public:
   BusClient(boost::asio::io_context& io, std::string peer_id, CallPatience patience = {},
@@ -51,6 +51,8 @@ class BusClient final : public CallHost {
   bool connected() { return connected_port() != nullptr; }
   // Connected, and told of the services: calls make sense.
   bool ready() const { return ready_; }
+  // Some worker's service is known.
+  bool serves_anything() const { return services_.has_offers(); }
   std::size_t calls_in_flight() const { return calls_.size(); }
 
   // CallHost

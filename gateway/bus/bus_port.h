@@ -14,6 +14,8 @@ class BusPort {
  public:
   virtual ~BusPort() = default;
   virtual bool connected() const = 0;
+  // Connected, and not known to have lost its connection a moment ago.
+  virtual bool writable() const { return connected(); }
   // kUnavailable when not connected, kBusy when too much waits (nothing was queued).
   virtual Result<void> send(const v1::Header& header, std::string_view body) = 0;
 };

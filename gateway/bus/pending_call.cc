@@ -108,8 +108,13 @@ void PendingCall::send_control(v1::Kind kind, std::string_view method) {
   }
 }
 
-void PendingCall::on_message(const v1::Header& header, zmq::message_t& body) {
+void PendingCall::on_message(const BusPort& from, const v1::Header& header, zmq::message_t& body) {
   if (ended()) {
+    return;
+  }
+  // How a broker that had the call before sees it is out of date; what a worker answers is true by
+  // whichever way it comes.
+  if (&from != port_ && header.sequence() == 0) {
     return;
   }
   const auto self = shared_from_this();
@@ -289,7 +294,8 @@ void PendingCall::recover(Error error) {
 }
 
 void PendingCall::on_link_up(BusPort& port) {
-  if (ended() || (port_ != nullptr && port_ != &port) ||
+  // From a broker whose connection is gone it goes over without waiting until that is certain.
+  if (ended() || (port_ != nullptr && port_ != &port && port_->writable()) ||
       (request_.only != nullptr && request_.only != &port)) {
     return;
   }

@@ -92,7 +92,7 @@ class PendingCall : public std::enable_shared_from_this<PendingCall> {
 
   // For BusClient.
   void start();
-  void on_message(const v1::Header& header, zmq::message_t& body);
+  void on_message(const BusPort& from, const v1::Header& header, zmq::message_t& body);
   void on_link_up(BusPort& port);
   void on_link_lost(BusPort& port);
   void on_time(TimePoint now);

@@ -25,6 +25,9 @@ class ServiceCatalog {
   void update(const BusPort& port, const v1::Services& services);
   void forget(const BusPort& port);
 
+  // Whether there is anything beside the services of gateway and broker.
+  bool has_offers() const { return !known_.empty(); }
+
   const std::shared_ptr<const wire::Catalog>& current() const { return current_; }
 
  private:

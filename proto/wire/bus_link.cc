@@ -446,6 +446,16 @@ BusLink::~BusLink() {
 
 bool BusLink::connected() const { return impl_->state == Impl::State::kConnected; }
 
+bool BusLink::writable() const {
+  if (!connected() || !impl_->outbox.empty()) {
+    return false;
+  }
+  if (!impl_->pumping) {  // what the socket says now it does not say again by its descriptor
+    impl_->watch->soon();
+  }
+  return (impl_->socket->get(zmq::sockopt::events) & ZMQ_POLLOUT) != 0;
+}
+
 Result<void> BusLink::send(const v1::Header& header, zmq::message_t body) {
   return impl_->send(header, std::move(body));
 }

@@ -27,6 +27,7 @@ struct Sent {
 class FakePort final : public BusPort {
  public:
   bool connected() const override { return up; }
+  bool writable() const override { return up && !stalled; }
   Result<void> send(const v1::Header& header, std::string_view body) override;
 
   // The oldest message of that kind that was not taken; a failure of the test when there is none.
@@ -34,6 +35,7 @@ class FakePort final : public BusPort {
   std::size_t count(v1::Kind kind) const;
 
   bool up = true;
+  bool stalled = false;
   std::optional<Error> refusal;
   std::vector<Sent> sent;
   std::function<void(const Sent&)> on_send;

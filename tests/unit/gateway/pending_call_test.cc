@@ -197,6 +197,39 @@ TEST_F(PendingCallTest, GoesThroughAnotherBrokerWhenItsOwnIsLost) {
   EXPECT_TRUE(moved.header.has_resume());
 }
 
+TEST_F(PendingCallTest, WhatAnEarlierBrokerSaysOfACallThatWentOnElsewhereIsOutOfDate) {
+  start();
+  const Sent call = bus.port.take(v1::CALL);
+  bus.accept(call);
+  bus.port.up = false;
+  bus.second.up = true;
+  bus.client.on_disconnected(bus.port);
+  const Sent moved = bus.second.take(v1::CALL);
+  bus.port.up = true;
+  bus.client.on_connected(bus.port);
+  bus.error(call, ErrorCode::kWorkerLost);
+  bus.error(call, ErrorCode::kUnavailable);
+  EXPECT_EQ(seen->ends, 0);
+  EXPECT_EQ(bus.port.count(v1::CALL), 0U) << "it stays where it is";
+  EXPECT_EQ(bus.second.count(v1::CALL), 0U) << "and is not begun again";
+  // What a worker had sent by the old way is an answer all the same.
+  item(call, 1, "one");
+  EXPECT_THAT(seen->items, ElementsAre("one"));
+}
+
+TEST_F(PendingCallTest, ANewCallPassesOverABrokerWhoseConnectionIsGone) {
+  bus.second.up = true;
+  bus.port.stalled = true;
+  start();
+  EXPECT_EQ(bus.second.count(v1::CALL), 1U);
+  bus.second.up = false;
+  start();
+  EXPECT_EQ(bus.port.count(v1::CALL), 1U) << "better than none";
+  bus.second.up = true;
+  bus.client.on_connected(bus.second);
+  EXPECT_EQ(bus.second.count(v1::CALL), 3U) << "but only until there is one, which hears of both";
+}
+
 TEST_F(PendingCallTest, WithoutABrokerANewCallWaitsAWhile) {
   bus.port.up = false;
   start();
