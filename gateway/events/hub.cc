@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::size_t kMaxTopicLogs = 4096;  // per broker; further topics go without gap detection
 constexpr std::size_t kMaxMissedTopics = 256;
+// What every broker tells by itself of the same workers.
+constexpr std::string_view kBrokersOwn = "worker.";
 
 }  // namespace
 
@@ -75,10 +77,19 @@ void Hub::remove_prefix(const std::string& prefix) {
   }
 }
 
+bool Hub::is_first(std::size_t index) const {
+  const auto first = std::find_if(brokers_.begin(), brokers_.end(),
+                                  [](const auto& entry) { return entry.second.connected; });
+  return first == brokers_.end() || first->first == index;
+}
+
 void Hub::on_event(std::size_t index, const v1::Event& event) {
   const std::string& topic = event.topic();
   if (topic.starts_with(kProbePrefix)) {
     finish_probe(topic);
+    return;
+  }
+  if (topic.starts_with(kBrokersOwn) && !is_first(index)) {
     return;
   }
   Broker& broker = brokers_[index];
@@ -166,10 +177,13 @@ void Hub::give(Subscription& subscription, const v1::Event& event, std::string_v
   }
   const auto cursor = subscription.cursors.find(event.topic());
   if (cursor != subscription.cursors.end()) {
-    if (cursor->second.epoch() == event.epoch() && event.offset() <= cursor->second.offset()) {
-      return;
+    // An event of another broker says nothing about this one's.
+    if (cursor->second.epoch() == event.epoch()) {
+      if (event.offset() <= cursor->second.offset()) {
+        return;
+      }
+      subscription.cursors.erase(cursor);
     }
-    subscription.cursors.erase(cursor);
   }
   if (subscription.sink->backlog() > options_.backlog_bytes) {
     note_missed(subscription, event.topic());

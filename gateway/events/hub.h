@@ -107,6 +107,8 @@ class Hub {
   void start(Replay& replay);
   void send_replayed(Subscription& subscription, const std::string& topic,
                      const v1::Position& since, const v1::HistoryResponse& history);
+  // Whether the broker is the first of those that are connected.
+  bool is_first(std::size_t broker) const;
   void fetch(std::size_t broker, const std::string& topic);
   void deliver(const v1::Event& event);
   void give(Subscription& subscription, const v1::Event& event, std::string_view members);

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "gateway/events/glob.h"
@@ -53,6 +54,7 @@ struct Hub::Replay {
   v1::SubscribeRequest request;
   Done done;
   std::map<std::string, v1::HistoryResponse> histories;
+  std::set<std::string> elsewhere;  // topics of which another broker has events as well
 };
 
 void Hub::subscribe(Sink& sink, const v1::SubscribeRequest& request, Done done) {
@@ -150,7 +152,7 @@ void Hub::finish_probe(const std::string& topic) {
 
 void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest& request,
                  Done done) {
-  auto replay = std::make_shared<Replay>(Replay{subscription, request, std::move(done), {}});
+  auto replay = std::make_shared<Replay>(Replay{subscription, request, std::move(done), {}, {}});
   auto left = std::make_shared<std::size_t>(1);
   const auto one_done = [this, replay, left] {
     if (--*left == 0) {
@@ -175,9 +177,12 @@ void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest
                        return;
                      }
                      // Of several brokers the one whose epoch the client names.
-                     if (response && (!replay->histories.contains(topic) ||
-                                      response->epoch() == since.epoch())) {
+                     const bool named = response && response->epoch() == since.epoch();
+                     if (response && (named || !replay->histories.contains(topic))) {
                        replay->histories[topic] = *response;
+                     }
+                     if (response && !named && response->last() > 0) {
+                       replay->elsewhere.insert(topic);
                      }
                      one_done();
                    });
@@ -204,9 +209,13 @@ void Hub::start(Replay& replay) {
     const auto history = replay.histories.find(topic);
     if (history == replay.histories.end()) {
       lagged(*subscription, topic, 0);
-    } else {
-      send_replayed(*subscription, topic, since, history->second);
+      continue;
     }
+    // One position cannot say which of another broker's events the client has seen.
+    if (history->second.epoch() == since.epoch() && replay.elsewhere.contains(topic)) {
+      lagged(*subscription, topic, 0);
+    }
+    send_replayed(*subscription, topic, since, history->second);
   }
   const std::deque<v1::Event> held = std::exchange(subscription->held, {});
   for (const v1::Event& event : held) {

@@ -86,6 +86,14 @@ class HubTest : public testing::Test {
     EXPECT_TRUE(answered);
     return id;
   }
+  bool until(const std::function<bool()>& done) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!done() && std::chrono::steady_clock::now() < end) {
+      io.restart();
+      io.run_one_for(std::chrono::milliseconds(5));
+    }
+    return done();
+  }
   std::string subscribe(const std::string& glob) {
     v1::SubscribeRequest request;
     request.add_topics(glob);
@@ -254,6 +262,57 @@ TEST_F(HubTest, ReplaySinceAnOldEpochTellsTheLossFirst) {
   (*request.mutable_since())["t"].set_offset(9);
   subscribe(request, sink);
   EXPECT_THAT(sink.take(), ElementsAre(HasSubstr(R"("missed":0)"), HasSubstr("\"offset\":1")));
+}
+
+TEST_F(HubTest, OfTwoBrokersEachTellsOfItsOwnEvents) {
+  hub.on_broker(1, std::make_unique<FakeFeed>(prefixes));
+  remembered = {event("t", 4)};
+  v1::SubscribeRequest request;
+  request.add_topics("*");
+  (*request.mutable_since())["t"].set_epoch("e1");
+  (*request.mutable_since())["t"].set_offset(3);
+  subscribe(request, sink);
+  sink.take();
+  hub.on_event(1, event("t", 1, "e2"));
+  hub.on_event(0, event("t", 4));  // late: the replay had it
+  hub.on_event(0, event("t", 5));
+  hub.on_event(1, event("t", 2, "e2"));
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":1"), HasSubstr("\"offset\":5"),
+                                       HasSubstr("\"offset\":2")));
+}
+
+TEST_F(HubTest, AWorkerThatAttachesToTwoBrokersIsToldOnce) {
+  hub.on_broker(1, std::make_unique<FakeFeed>(prefixes));
+  subscribe("worker.*");
+  hub.on_event(1, event("worker.attached", 1, "e2"));
+  hub.on_event(0, event("worker.attached", 1));
+  EXPECT_EQ(sink.take().size(), 1U);
+  hub.on_broker_lost(0);
+  hub.on_event(1, event("worker.lost", 2, "e2"));
+  EXPECT_EQ(sink.take().size(), 1U);
+}
+
+TEST_F(HubTest, OnePositionCannotCoverTwoBrokers) {
+  hub.on_broker(1, std::make_unique<FakeFeed>(prefixes));
+  v1::SubscribeRequest request;
+  request.add_topics("t");
+  (*request.mutable_since())["t"].set_epoch("e1");
+  (*request.mutable_since())["t"].set_offset(3);
+  bool answered = false;
+  hub.subscribe(sink, request, [&](const auto&) { answered = true; });
+  ASSERT_TRUE(until([&] { return history.asked.size() == 2; }));
+  const auto asked = std::exchange(history.asked, {});
+  for (const auto& one : asked) {
+    v1::HistoryResponse response;
+    response.set_epoch(one.broker == 0 ? "e1" : "e2");
+    response.set_last(one.broker == 0 ? 4 : 7);
+    if (one.broker == 0) {
+      *response.add_events() = event("t", 4);
+    }
+    one.done(response);
+  }
+  EXPECT_TRUE(answered);
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr(R"("missed":0)"), HasSubstr("\"offset\":4")));
 }
 
 TEST_F(HubTest, ASlowSubscriberIsToldHowManyItMissed) {
