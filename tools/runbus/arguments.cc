@@ -49,6 +49,11 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
   command->add_option("--workers", up.workers, "Execution workers")
       ->check(CLI::Range(0, 64))
       ->capture_default_str();
+  command
+      ->add_option("--brokers", up.brokers,
+                   "Brokers: with two the death of one is noticed by nobody")
+      ->check(CLI::Range(1, 8))
+      ->capture_default_str();
   command->add_flag("--insecure,!--no-insecure", up.insecure,
                     "Allow the engine `process`, which isolates nothing: for development");
   command->add_option("--engine", up.engine,
@@ -63,8 +68,10 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
       command->add_option(each.flag, each.value, each.help);
     }
   }
-  command->add_option("--broker-listen", up.broker_listen,
-                      "tcp://HOST:PORT for workers on other hosts (CURVE)");
+  command->add_option(
+      "--broker-listen", up.broker_listen,
+      "tcp://HOST:PORT for workers on other hosts (CURVE), events one port above it; a "
+      "second broker listens two ports above the first, and so on");
   command->add_option("--authorized-keys", up.authorized_keys,
                       "Directory of the public keys that may attach there");
   command->add_flag("--check", up.check, "Start, run a program, stop; exit code 0 or 1");

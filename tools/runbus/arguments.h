@@ -31,6 +31,7 @@ struct UpOptions {
   std::string token_file;
   std::string config;
   unsigned workers = 1;
+  unsigned brokers = 1;
   bool insecure = false;
   std::string engine;
   std::string runtime;

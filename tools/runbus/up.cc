@@ -37,12 +37,12 @@ std::string host_name() {
   return name.data();
 }
 
-// The endpoint beside a tcp endpoint of the broker, for subscribers to events: the port above it.
-std::string next_port(const std::string& endpoint) {
+// A tcp endpoint beside another, `above` ports higher; port 0 stays any free one.
+std::string port_above(const std::string& endpoint, unsigned above) {
   const std::size_t colon = endpoint.rfind(':');
   unsigned port = 0;
   std::from_chars(endpoint.data() + colon + 1, endpoint.data() + endpoint.size(), port);
-  return endpoint.substr(0, colon + 1) + std::to_string(port == 0 ? 0 : port + 1);
+  return endpoint.substr(0, colon + 1) + std::to_string(port == 0 ? 0 : port + above);
 }
 
 // Where a client of this machine reaches a gateway that listens at `listen`.
@@ -106,10 +106,21 @@ class Up {
 
   std::string program(const std::string& name) const { return options_.bin_dir + "/" + name; }
 
-  ChildSpec broker() const;
+  // The socket of broker `number` (1, 2…) for `what`.
+  std::string socket(const std::string& what, unsigned number) const {
+    return sockets_.endpoint(number == 1 ? what : what + "-" + std::to_string(number));
+  }
+  // Its endpoint for workers of other hosts; its events are one port above.
+  std::string remote(unsigned number) const {
+    return port_above(options_.broker_listen, 2 * (number - 1));
+  }
+  void add_brokers(std::vector<std::string>& argv) const;
+
+  ChildSpec broker(unsigned number) const;
   ChildSpec gateway(const std::string& listen) const;
   ChildSpec worker(unsigned number) const;
   Result<void> start();
+  Result<void> start_brokers();
   Result<void> check();
   void destroy_sessions();
   void announce() const;
@@ -124,31 +135,38 @@ class Up {
   Supervisor supervisor_;
 };
 
-ChildSpec Up::broker() const {
-  std::vector<std::string> argv{program("runbus-broker"),    "--listen",
-                                sockets_.endpoint("bus"),    "--events-listen",
-                                sockets_.endpoint("events"), "--events-publish",
-                                sockets_.endpoint("publish")};
+// In the same order for all, so that all prefer the same one.
+void Up::add_brokers(std::vector<std::string>& argv) const {
+  for (unsigned number = 1; number <= options_.brokers; ++number) {
+    argv.insert(argv.end(), {"--broker", socket("bus", number)});
+  }
+}
+
+ChildSpec Up::broker(unsigned number) const {
+  std::vector<std::string> argv{
+      program("runbus-broker"), "--listen",         socket("bus", number),    "--events-listen",
+      socket("events", number), "--events-publish", socket("publish", number)};
   if (!options_.broker_listen.empty()) {
-    argv.insert(argv.end(), {"--listen", options_.broker_listen, "--events-listen",
-                             next_port(options_.broker_listen), "--curve-secret-file", secret_file_,
+    argv.insert(argv.end(), {"--listen", remote(number), "--events-listen",
+                             port_above(remote(number), 1), "--curve-secret-file", secret_file_,
                              "--authorized-keys", options_.authorized_keys});
   }
   argv.insert(argv.end(), {"--log-level", options_.log_level});
-  return {
-      .name = "broker", .argv = std::move(argv), .death_signal = SIGKILL, .reports_ready = true};
+  return {.name = options_.brokers == 1 ? "broker" : "broker " + std::to_string(number),
+          .argv = std::move(argv),
+          .death_signal = SIGKILL,
+          .reports_ready = true};
 }
 
 ChildSpec Up::gateway(const std::string& listen) const {
   std::vector<std::string> argv{program("runbus-gateway"),
                                 "--listen",
                                 listen,
-                                "--broker",
-                                sockets_.endpoint("bus"),
                                 "--token-file",
                                 state_.token_file(),
                                 "--log-level",
                                 options_.log_level};
+  add_brokers(argv);
   for (const std::string& origin : options_.allow_origin) {
     argv.insert(argv.end(), {"--allow-origin", origin});
   }
@@ -160,8 +178,6 @@ ChildSpec Up::gateway(const std::string& listen) const {
 ChildSpec Up::worker(unsigned number) const {
   std::vector<std::string> argv{program("runbus-worker"),
                                 "execution",
-                                "--broker",
-                                sockets_.endpoint("bus"),
                                 "--node",
                                 host_name(),
                                 "--state-dir",
@@ -170,6 +186,7 @@ ChildSpec Up::worker(unsigned number) const {
                                 std::to_string(kDrain.count()),
                                 "--log-level",
                                 options_.log_level};
+  add_brokers(argv);
   if (!options_.engine.empty()) {
     argv.insert(argv.end(), {"--engine", options_.engine});
   }
@@ -204,13 +221,16 @@ Result<void> Up::start() {
       return key.error();
     }
     secret_file_ = key->secret_file;
-    say("workers of other hosts attach to " + options_.broker_listen + " with --curve-server-key " +
+    std::string endpoints = remote(1);
+    for (unsigned number = 2; number <= options_.brokers; ++number) {
+      endpoints += " and " + remote(number);
+    }
+    say("workers of other hosts attach to " + endpoints + " with --curve-server-key " +
         key->public_key);
   }
   destroy_sessions();
-  say("starting the broker");
-  if (const Result<std::string> ready = supervisor_.start(broker(), kReadyBound); !ready) {
-    return ready.error();
+  if (const Result<void> started = start_brokers(); !started) {
+    return started.error();
   }
   say("starting the gateway");
   const Result<std::string> listening = supervisor_.start(gateway(options_.listen), kReadyBound);
@@ -234,6 +254,17 @@ Result<void> Up::start() {
     return written.error();
   }
   return check();
+}
+
+Result<void> Up::start_brokers() {
+  for (unsigned number = 1; number <= options_.brokers; ++number) {
+    const ChildSpec spec = broker(number);
+    say("starting the " + spec.name);
+    if (const Result<std::string> ready = supervisor_.start(spec, kReadyBound); !ready) {
+      return ready.error();
+    }
+  }
+  return {};
 }
 
 Result<void> Up::check() {
@@ -288,8 +319,14 @@ void Up::announce() const {
   add("ws_url", ws_url);
   add("token", token_);
   add("state_dir", state_.path());
-  add("broker", sockets_.endpoint("bus"));
+  add("broker", socket("bus", 1));
   add("version", RUNBUS_VERSION);
+  line += ",\"brokers\":[";
+  for (unsigned number = 1; number <= options_.brokers; ++number) {
+    line += number > 1 ? "," : "";
+    wire::append_json_string(socket("bus", number), line);
+  }
+  line += "]";
   line += ",\"pid\":" + std::to_string(::getpid()) + "}\n";
   std::fputs(line.c_str(), stdout);
   std::fflush(stdout);
