@@ -56,6 +56,10 @@ class BusLink {
   BusLink& operator=(const BusLink&) = delete;
 
   bool connected() const;
+  // Connected, and the socket takes a message now: not so while much waits, nor while the
+  // connection is gone but may still come back. Of several brokers one that is writable is the
+  // better choice.
+  bool writable() const;
 
   // Sends or queues; control messages (all but CALL, ITEM, INPUT, EVENT) overtake queued data of
   // other calls, never of the same call. kUnavailable when not connected, kBusy when the outbox is
@@ -76,7 +80,8 @@ class BusLink {
   std::shared_ptr<Impl> impl_;
 };
 
-// Receives events from a broker: a SUB socket driven by an io_context.
+// Receives events from a broker: a SUB socket driven by an io_context. Connects again by itself,
+// also after its key was refused.
 class EventSubscriber {
  public:
   EventSubscriber(boost::asio::io_context& io, zmq::context_t& context, std::string endpoint,

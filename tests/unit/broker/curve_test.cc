@@ -121,6 +121,37 @@ TEST_F(RemoteServer, EventsReachAListedSubscriber) {
   }));
 }
 
+TEST_F(RemoteServer, ASubscriberWhoseKeyIsAddedLaterGetsEvents) {
+  TestGateway gateway(io, context, endpoint, authorize("edge", "gateway"));
+  ASSERT_TRUE(until([&] { return gateway.connected == 1; }));
+  const wire::KeyPair pair = wire::make_key_pair();
+  int events = 0;
+  wire::EventSubscriber subscriber(io, context, gateway.welcome.events_endpoint(), keys_for(pair),
+                                   [&](const v1::Event&) { ++events; });
+  subscriber.subscribe("user.");
+  v1::Header header;
+  header.set_kind(v1::EVENT);
+  v1::Event event;
+  event.set_topic("user.x");
+  const auto publish = [&] {
+    EXPECT_TRUE(gateway.link.send(header, wire::encode(event)).has_value());
+  };
+  // Long enough for its first attempt to be refused.
+  const auto refused = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  ASSERT_TRUE(until([&] {
+    publish();
+    return std::chrono::steady_clock::now() > refused;
+  }));
+  EXPECT_EQ(events, 0);
+  ASSERT_TRUE(
+      wire::write_public_file(directory.file("keys/late.pub"), {"subscriber", pair.public_key, {}})
+          .has_value());
+  EXPECT_TRUE(until([&] {
+    publish();
+    return events > 0;
+  }));
+}
+
 TEST_F(RemoteServer, JunkAndHalfOpenConnectionsChangeNothing) {
   std::vector<UniqueFd> half_open;
   for (int i = 0; i < 50; ++i) {
