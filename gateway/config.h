@@ -23,7 +23,7 @@ struct GatewayConfig {
   std::chrono::milliseconds ping_after{30'000};    // without a byte from a WebSocket peer
   std::chrono::milliseconds idle_timeout{90'000};  // the same; the peer is then gone
 
-  std::size_t write_queue_bytes = 16U << 20U;   // replies and events that wait for one connection
+  std::size_t write_queue_bytes = 16U << 20U;  // replies and events that wait for one connection
   std::chrono::milliseconds write_age{60'000};  // no byte accepted while replies wait
   std::chrono::seconds write_timeout{600};      // the same, while only items of streams wait
   std::size_t event_backlog_bytes = 1U << 20U;  // beyond it a subscriber is told `events.lagged`
@@ -41,6 +41,9 @@ struct GatewayConfig {
   std::uint64_t gateway_window = 128U << 20U;    // all above the least
   std::chrono::seconds call_timeout{3600};
   double linger = 60;  // seconds that a connection's own session outlives it
+  // A worker's result or item as JSON: the bus bounds its body (32 MiB), but few bytes of a hostile
+  // message can become a lot of JSON.
+  std::size_t max_json_bytes = 256U << 20U;
 };
 
 }  // namespace runbus::gateway

@@ -1,4 +1,5 @@
 // runbus-gateway: reads flags, wires the rooms, runs until SIGTERM or SIGINT.
+#include <google/protobuf/stubs/logging.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -216,6 +217,8 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     runbus::setup_logging("runbus-gateway", flags.log_level);
+    // It has a line for every message that it cannot parse; the gateway says itself what was wrong.
+    google::protobuf::SetLogHandler(nullptr);
     runbus::gateway::finish_flags(flags);
     return runbus::gateway::run(flags);
   } catch (const std::exception& error) {

@@ -84,7 +84,8 @@ void RpcCall::render(std::string_view body, std::string& out) {
   const std::string& name =
       member == nullptr ? parts_.method->name : parts_.method->notifications.at(member->number());
   const bool events = parts_.items == Sink::Items::kServerSentEvents;
-  out.reserve(out.size() + body.size() + body.size() / 8 + 128);
+  const std::size_t start = out.size();
+  out.reserve(start + body.size() + body.size() / 8 + 128);
   if (events) {
     out.append("event: ").append(name).append("\ndata: {");
   } else {
@@ -94,7 +95,11 @@ void RpcCall::render(std::string_view body, std::string& out) {
     out.append("\"call\":").append(parts_.id).append(",");
   }
   const std::size_t before = out.size();
-  wire::append_json_members(params, out);
+  if (!wire::append_json_members(params, out, session_->max_json_bytes())) {
+    out.resize(start);
+    malformed("an item that is too large as JSON");
+    return;
+  }
   if (out.size() == before && out.back() == ',') {
     out.pop_back();
   }
@@ -115,7 +120,16 @@ void RpcCall::on_result(std::string_view body) {
     }
     result = &reflection->GetMessage(*scratch_, parts_.method->result_field);
   }
-  session_->finish(*this, parts_.id.empty() ? std::string() : result_reply(parts_.id, *result));
+  if (parts_.id.empty()) {
+    session_->finish(*this, {});
+    return;
+  }
+  auto reply = result_reply(parts_.id, *result, session_->max_json_bytes());
+  if (!reply) {
+    on_error(reply.error());
+    return;
+  }
+  session_->finish(*this, std::move(*reply));
 }
 
 void RpcCall::on_error(const Error& error) {

@@ -162,16 +162,17 @@ void RpcSession::subscribe(const rapidjson::Value& params, const RpcRequest& req
     return;
   }
   ++subscriptions_;
-  services_.hub.subscribe(*sink_, subscribe_request,
-                          [self = shared_from_this(), id = request.id,
-                           batch](const Result<v1::SubscribeResponse>& result) {
-                            if (!result) {
-                              --self->subscriptions_;
-                              self->reply(id, batch, error_reply(id, result.error()));
-                            } else {
-                              self->reply(id, batch, result_reply(id, *result));
-                            }
-                          });
+  services_.hub.subscribe(
+      *sink_, subscribe_request,
+      [self = shared_from_this(), id = request.id,
+       batch](const Result<v1::SubscribeResponse>& result) {
+        if (!result) {
+          --self->subscriptions_;
+          self->reply(id, batch, error_reply(id, result.error()));
+        } else {
+          self->reply(id, batch, result_reply(id, *result, self->max_json_bytes()).value());
+        }
+      });
 }
 
 }  // namespace runbus::gateway

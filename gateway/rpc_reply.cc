@@ -38,9 +38,15 @@ std::string error_reply(std::string_view id, const Error& error) {
   return out;
 }
 
-std::string result_reply(std::string_view id, const google::protobuf::Message& result) {
+Result<std::string> result_reply(std::string_view id, const google::protobuf::Message& result,
+                                 std::size_t max_bytes) {
   std::string out(kResultHead);
-  wire::append_json(result, out);
+  if (!wire::append_json(result, out, max_bytes)) {
+    Error error = make_error(ErrorCode::kQuota, "the result is more than " +
+                                                    std::to_string(max_bytes) + " bytes of JSON");
+    error.limit = "reply_size";
+    return error;
+  }
   append_tail(id, out);
   return out;
 }

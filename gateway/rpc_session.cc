@@ -118,6 +118,12 @@ void RpcSession::dispatch(RpcMessage& message, RpcRequest& request, const BatchP
                 make_error(ErrorCode::kUnavailable, "the gateway is not connected to the bus"));
     return;
   }
+  // Broker and gateway have started together: who could say that there is no such method?
+  if (method == nullptr && !services_.bus.serves_anything()) {
+    reply_error(request, batch,
+                make_error(ErrorCode::kUnavailable, "no worker is attached at the moment"));
+    return;
+  }
   if (method == nullptr || method->internal) {
     reply_error(request, batch, make_error(ErrorCode::kMethodNotFound, printable(request.method)));
     return;

@@ -53,6 +53,7 @@ class RpcSession : public std::enable_shared_from_this<RpcSession> {
   // For RpcCall. `reply` is empty for a notification.
   void finish(RpcCall& call, std::string reply);
   Sink* sink() { return sink_; }
+  std::size_t max_json_bytes() const { return services_.config.max_json_bytes; }
 
   std::size_t calls_in_flight() const { return calls_.size(); }
 

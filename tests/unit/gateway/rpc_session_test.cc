@@ -249,6 +249,40 @@ TEST_F(RpcSessionTest, AMalformedItemEndsTheCallWithAnError) {
   EXPECT_EQ(bus.port.count(v1::CANCEL), 1U);
 }
 
+TEST_F(RpcSessionTest, AResultThatIsTooLargeAsJsonIsAnErrorThatNamesTheLimit) {
+  bus.config.max_json_bytes = 10;
+  session->on_message(R"({"jsonrpc":"2.0","method":"subtract","params":[42,23],"id":1})");
+  const Sent call = bus.port.take(v1::CALL);
+  bus.accept(call);
+  bus.result(call, 1, R"({"difference":1234567})");
+  EXPECT_THAT(sink.take(), ElementsAre(AllOf(IsError(-32009, "1"), HasSubstr("reply_size"))));
+}
+
+TEST_F(RpcSessionTest, AnItemThatIsTooLargeAsJsonEndsTheCall) {
+  bus.config.max_json_bytes = 12;
+  session->on_message(R"({"jsonrpc":"2.0","method":"count","id":1})");
+  const Sent call = bus.port.take(v1::CALL);
+  bus.accept(call);
+  bus.item(call, 1, R"({"number":{"value":1}})");
+  bus.item(call, 2, R"({"number":{"value":1234567}})");
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"value\":1}"), IsError(-32603, "1")));
+  EXPECT_EQ(bus.port.count(v1::CANCEL), 1U);
+}
+
+TEST(RpcSessionStart, AMethodIsUnavailableRatherThanUnknownBeforeAnyWorkerHasCome) {
+  FakeBus bus;
+  FakeSink sink;
+  bus.services(bus.port, {});
+  ASSERT_TRUE(bus.run_until([&] { return !bus.client.serves_anything(); }));
+  const auto session = bus.session(sink);
+  session->on_message(R"({"jsonrpc":"2.0","method":"subtract","params":[42,23],"id":1})");
+  EXPECT_THAT(sink.take(), ElementsAre(IsError(-32003, "1")));
+  bus.services(bus.port, {test::calc_offer()});
+  session->on_message(R"({"jsonrpc":"2.0","method":"no.such","id":2})");
+  EXPECT_THAT(sink.take(), ElementsAre(IsError(-32601, "2")));
+  session->close();
+}
+
 TEST_F(RpcSessionTest, StreamsOfAConnectionShareABoundedWindow) {
   std::uint64_t sum = 0;
   for (std::size_t i = 0; i < bus.config.max_calls; ++i) {
