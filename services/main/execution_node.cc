@@ -68,6 +68,9 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
   options.keeper.state_dir = std::filesystem::absolute(flags.state_dir).string();
   options.keeper.agent = find_agent(flags);
   options.keeper.max_sessions = flags.max_sessions;
+  options.keeper.made_of = flags.engine.runtime + "|" + flags.engine.rootfs;
+  options.pool.size = flags.pool;
+  options.pool.session.limits = flags.limits;
   options.destroy_after = std::chrono::seconds(flags.destroy_after);
   options.result_ttl = std::chrono::seconds(flags.result_ttl);
   options.warm = [&node] {

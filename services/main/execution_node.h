@@ -24,6 +24,7 @@ struct NodeFlags {
   std::uint32_t destroy_after = 600;  // seconds
   std::uint32_t result_ttl = 300;     // seconds
   std::uint32_t capacity = 64;
+  std::uint32_t pool = 1;  // sandboxes kept ready
 };
 
 // An engine that works here with its probe; throws std::runtime_error that says what to do.

@@ -49,6 +49,10 @@ void add_node_flags(CLI::App& app, NodeFlags& flags) {
   app.add_option("--max-sessions", flags.max_sessions, "Sessions of this node at once")
       ->check(CLI::Range(1, 9'000))
       ->capture_default_str();
+  app.add_option("--pool", flags.pool,
+                 "Sandboxes of the node that are kept ready for new sessions; 0: none")
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str();
   app.add_option("--destroy-after", flags.destroy_after, "Seconds until an unused session ends")
       ->check(CLI::Range(1, 31'536'000))
       ->capture_default_str();

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <sstream>
 
 #include "proto/support/log.h"
 #include "services/session/unix_path.h"
@@ -95,18 +96,30 @@ Result<SandboxRecord> SandboxKeeper::create(const std::string& session_id,
   SandboxRecord record;
   record.session_id = session_id;
   record.key = sandbox_key(session_id);
-  record.dir = store_.dir(record.key);
   record.engine = engine_.name();
   record.created_ms = now_ms();
   record.network = options.network;
   record.limits = options.limits;
   record.environment = options.environment;
-  if (auto made = store_.make_directories(record); !made) {
-    return made.error();
+  if (auto taken = pool_.take(record, kind_of(options))) {
+    return std::move(*taken);
   }
-  store_.touch(record.key);
+  record.dir = store_.dir(record.key);
+  if (auto started = start(record, record.key); !started) {
+    return started.error();
+  }
+  return record;
+}
+
+Result<void> SandboxKeeper::start(const SandboxRecord& record, const std::string& name) {
+  if (auto made = store_.make_directories(record); !made) {
+    return made;
+  }
+  if (!record.session_id.empty()) {
+    store_.touch(record.key);
+  }
   if (auto saved = store_.save(record); !saved) {
-    return saved.error();
+    return saved;
   }
   auto listener = listen_unix(record.dir + "/agent.sock");
   if (!listener) {
@@ -118,15 +131,15 @@ Result<SandboxRecord> SandboxKeeper::create(const std::string& session_id,
                       std::string("open log: ") + std::strerror(errno));
   }
   SandboxSpec spec;
-  spec.session_id = session_id;
-  spec.key = record.key;
+  spec.session_id = record.session_id;
+  spec.key = name;
   spec.state_dir = record.dir;
   spec.workspace = record.dir + "/workspace";
   spec.agent = options_.agent;
   spec.listen_fd = listener->get();
   spec.log_dir_fd = log_dir.get();
-  spec.network = options.network;
-  spec.limits = options.limits;
+  spec.network = record.network;
+  spec.limits = record.limits;
   auto sandbox = engine_.create(spec);
   if (!sandbox) {
     Error error = sandbox.error();
@@ -136,7 +149,45 @@ Result<SandboxRecord> SandboxKeeper::create(const std::string& session_id,
     }
     return error;
   }
-  return record;
+  return {};
+}
+
+std::string SandboxKeeper::kind_of(const SessionOptions& options) const {
+  const Limits& limits = options.limits;
+  std::ostringstream kind;
+  kind << engine_.name() << '|' << options_.made_of << '|' << options_.agent << '|'
+       << options.network << '|' << limits.memory << '|' << limits.cpus << '|' << limits.processes
+       << '|' << limits.disk << '|' << limits.tmp;
+  return kind.str();
+}
+
+Result<SandboxKeeper::Pooled> SandboxKeeper::fill_pool(const SessionOptions& options,
+                                                       std::size_t size, bool tidy) {
+  const std::string kind = kind_of(options);
+  Pooled pooled;
+  pooled.ready = pool_.tend(kind, size, tidy);
+  if (pooled.ready.size() >= size) {
+    return pooled;
+  }
+  const auto only_maker = store_.try_lock("pool");
+  if (!only_maker) {
+    return pooled;
+  }
+  SandboxRecord record;
+  record.engine = engine_.name();
+  record.created_ms = now_ms();
+  record.network = options.network;
+  record.limits = options.limits;
+  auto made = pool_.make(record, kind, [this](const SandboxRecord& prepared) {
+    return start(prepared, prepared.key);
+  });
+  only_maker->forget();
+  if (!made) {
+    return made.error();
+  }
+  pooled.ready.push_back(std::move(*made));
+  pooled.made = true;
+  return pooled;
 }
 
 Result<bool> SandboxKeeper::close(const std::string& session_id) {
@@ -202,27 +253,31 @@ Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir) {
   std::map<std::string, std::unique_ptr<Engine>> engines;
   std::optional<Error> first;
   std::size_t count = 0;
+  const auto end = [&engines](const std::optional<SandboxRecord>& record) -> Result<void> {
+    // Without a record nothing was started yet.
+    if (!record) {
+      return {};
+    }
+    std::unique_ptr<Engine>& engine = engines[record->engine];
+    if (!engine) {
+      EngineOptions options;
+      options.engine = record->engine;
+      options.insecure = true;  // to end one that was made so
+      auto made = make_engine(options);
+      if (!made) {
+        return made.error();
+      }
+      engine = std::move(*made);
+    }
+    return engine->destroy(record->dir);
+  };
   const auto destroy = [&](const std::string& key) -> Result<void> {
     auto lock = store.lock(key);
     if (!lock) {
       return lock.error();
     }
-    // Without a record nothing was started yet.
-    if (const auto record = store.load(key)) {
-      std::unique_ptr<Engine>& engine = engines[record->engine];
-      if (!engine) {
-        EngineOptions options;
-        options.engine = record->engine;
-        options.insecure = true;  // to end one that was made so
-        auto made = make_engine(options);
-        if (!made) {
-          return made.error();
-        }
-        engine = std::move(*made);
-      }
-      if (auto destroyed = engine->destroy(record->dir); !destroyed) {
-        return destroyed;
-      }
+    if (auto ended = end(store.load(key)); !ended) {
+      return ended;
     }
     auto removed = store.remove(key);
     if (removed) {
@@ -231,8 +286,27 @@ Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir) {
     }
     return removed;
   };
+  const auto destroy_pooled = [&](const std::string& id) -> Result<void> {
+    auto lock = store.lock(id);
+    if (!lock) {
+      return lock.error();
+    }
+    if (auto ended = end(store.load_pooled(id)); !ended) {
+      return ended;
+    }
+    auto removed = store.remove_pooled(id);
+    if (removed) {
+      lock->forget();
+    }
+    return removed;
+  };
   for (const std::string& key : store.keys()) {
     if (auto done = destroy(key); !done && !first) {
+      first = done.error();
+    }
+  }
+  for (const std::string& id : store.pool_ids()) {
+    if (auto done = destroy_pooled(id); !done && !first) {
       first = done.error();
     }
   }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "services/session/engine.h"
+#include "services/session/sandbox_pool.h"
 #include "services/session/sandbox_store.h"
 
 namespace runbus::session {
@@ -20,6 +21,9 @@ struct KeeperOptions {
   std::string state_dir;
   std::string agent;  // path of runbus-agent
   std::uint32_t max_sessions = 256;
+  // What else a sandbox is made of (runtime, image): one of the pool is given only to a session of
+  // a worker that would make it the same way.
+  std::string made_of;
 };
 
 // Makes, finds and removes the sandboxes of a node's state directory. Workers that share the
@@ -30,7 +34,10 @@ class SandboxKeeper {
   // `engine` must allow calls from several threads for different sandboxes, as the local engines
   // do.
   SandboxKeeper(Engine& engine, KeeperOptions options)
-      : engine_(engine), options_(std::move(options)), store_(options_.state_dir) {}
+      : engine_(engine),
+        options_(std::move(options)),
+        store_(options_.state_dir),
+        pool_(engine, store_) {}
 
   const SandboxStore& store() const { return store_; }
 
@@ -56,13 +63,26 @@ class SandboxKeeper {
   // sessions.
   std::vector<std::string> sweep();
 
+  // The sandboxes of the pool that a session with `options` would get, after one more was made if
+  // there were fewer than `size` and no other worker makes one. `tidy`: others, of an earlier
+  // worker with other flags, are removed, and those beyond `size`.
+  struct Pooled {
+    std::vector<SandboxRecord> ready;
+    bool made = false;
+  };
+  Result<Pooled> fill_pool(const SessionOptions& options, std::size_t size, bool tidy);
+
  private:
   Result<SandboxRecord> create(const std::string& session_id, const SessionOptions& options);
+  // Makes the sandbox that the record describes. `name`: its user id, cgroup and runtime have it.
+  Result<void> start(const SandboxRecord& record, const std::string& name);
+  std::string kind_of(const SessionOptions& options) const;
   Result<void> erase(const std::string& key, const SandboxLock& lock);
 
   Engine& engine_;
   KeeperOptions options_;
   SandboxStore store_;
+  SandboxPool pool_;
 };
 
 // Destroys every sandbox of a state directory, each by the engine that made it; for `runbus up`.

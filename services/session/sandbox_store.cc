@@ -8,10 +8,11 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
-#include <ctime>
 #include <cstring>
+#include <ctime>
 #include <memory>
 
 #include "services/session/digest.h"
@@ -22,6 +23,7 @@ namespace {
 
 constexpr std::size_t kKeyLength = 32;
 constexpr std::size_t kMaxMeta = 1U << 20U;
+constexpr const char* kPoolLink = "../pool/";  // of a link in sandboxes/
 
 Error disk_error(const std::string& what) {
   const int number = errno;
@@ -52,6 +54,12 @@ std::vector<std::string> names_in(const std::string& path) {
     }
   }
   return names;
+}
+
+std::string link_target(const std::string& path) {
+  std::array<char, 256> target;
+  const ssize_t size = ::readlink(path.c_str(), target.data(), target.size());
+  return size > 0 ? std::string(target.data(), static_cast<std::size_t>(size)) : std::string();
 }
 
 std::optional<std::string> read_file(const std::string& path) {
@@ -158,7 +166,7 @@ std::string sandbox_key(const std::string& session_id) {
 void SandboxLock::forget() const { ::unlink(path_.c_str()); }
 
 Result<void> SandboxStore::prepare() const {
-  for (const char* name : {"", "/sandboxes", "/locks"}) {
+  for (const char* name : {"", "/sandboxes", "/pool", "/locks"}) {
     if (auto made = make_directory(root_ + name); !made) {
       return made;
     }
@@ -178,7 +186,32 @@ Result<void> SandboxStore::prepare() const {
 std::vector<std::string> SandboxStore::keys() const { return names_in(root_ + "/sandboxes"); }
 
 bool SandboxStore::exists(const std::string& key) const {
-  return ::access(dir(key).c_str(), F_OK) == 0;
+  // Also a link to what a removal that was cut short has removed already.
+  struct stat status {};
+  return ::lstat(entry(key).c_str(), &status) == 0;
+}
+
+std::string SandboxStore::dir(const std::string& key) const {
+  const std::string target = link_target(entry(key));
+  return target.starts_with(kPoolLink) ? pool_dir(target.substr(std::strlen(kPoolLink)))
+                                       : entry(key);
+}
+
+std::vector<std::string> SandboxStore::pool_ids() const { return names_in(root_ + "/pool"); }
+
+Result<void> SandboxStore::link(const std::string& key, const std::string& id) const {
+  if (::symlink((kPoolLink + id).c_str(), entry(key).c_str()) != 0) {
+    return disk_error("symlink " + entry(key));
+  }
+  return {};
+}
+
+bool SandboxStore::is_linked(const std::string& id) const {
+  // What the sandbox says of itself may be half removed already; the link goes last.
+  const std::vector<std::string> all = keys();
+  return std::any_of(all.begin(), all.end(), [this, target = kPoolLink + id](const auto& key) {
+    return link_target(entry(key)) == target;
+  });
 }
 
 std::optional<SandboxLock> SandboxStore::lock_with(const std::string& key, int operation) const {
@@ -225,6 +258,17 @@ std::optional<SandboxRecord> SandboxStore::load(const std::string& key) const {
   return record;
 }
 
+std::optional<SandboxRecord> SandboxStore::load_pooled(const std::string& id) const {
+  const std::optional<std::string> text = read_file(pool_dir(id) + "/meta.json");
+  SandboxRecord record;
+  record.dir = pool_dir(id);
+  if (!text || !from_json(*text, record)) {
+    return std::nullopt;
+  }
+  record.key = record.session_id.empty() ? id : sandbox_key(record.session_id);
+  return record;
+}
+
 Result<void> SandboxStore::save(const SandboxRecord& record) const {
   const std::string path = record.dir + "/meta.json";
   const std::string fresh = path + ".new";
@@ -244,11 +288,24 @@ Result<void> SandboxStore::make_directories(const SandboxRecord& record) const {
   return {};
 }
 
-Result<void> SandboxStore::remove(const std::string& key) const { return remove_tree(dir(key)); }
+Result<void> SandboxStore::remove(const std::string& key) const {
+  if (auto removed = remove_tree(dir(key)); !removed) {
+    return removed;
+  }
+  // A link goes last: until then what is left of the sandbox is this session's.
+  if (::unlink(entry(key).c_str()) != 0 && errno != ENOENT) {
+    return disk_error("unlink " + entry(key));
+  }
+  return {};
+}
+
+Result<void> SandboxStore::remove_pooled(const std::string& id) const {
+  return remove_tree(pool_dir(id));
+}
 
 void SandboxStore::touch(const std::string& key) const {
-  // The time of the clock itself: the kernel's "now" of a file lags by up to a tick, and a use that follows a
-  // release must come after it.
+  // The time of the clock itself: the kernel's "now" of a file lags by up to a tick, and a use that
+  // follows a release must come after it.
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
   const timespec times[] = {now, now};

@@ -12,7 +12,11 @@
 
 // What a node's state directory says about its sandboxes. Several workers of the node share it:
 //   sandboxes/<key>/   meta.json, agent.sock, log/, workspace/, used, and what the engine keeps
-//   locks/<key>        flock(2) held while a sandbox is made, looked at or removed
+//   pool/<id>/         the same of a sandbox that was made before any session wanted it
+//   (sandbox_pool.h);
+//                      once one has it, sandboxes/<key> is a link to it: its user id, its cgroup
+//                      and its runtime know it by this path, so it never moves
+//   locks/<key or id>  flock(2) held while a sandbox is made, looked at or removed
 // Everything is 0700 and its owner's alone, save that the engine gives log/ and workspace/ to the
 // sandbox's uid. All functions block for file operations: for a thread of the pool. No state of its
 // own but the path.
@@ -53,20 +57,31 @@ class SandboxStore {
   // Makes the directories.
   Result<void> prepare() const;
 
-  std::string dir(const std::string& key) const { return root_ + "/sandboxes/" + key; }
+  // Where the sandbox really is.
+  std::string dir(const std::string& key) const;
   std::vector<std::string> keys() const;
   bool exists(const std::string& key) const;
+
+  std::string pool_dir(const std::string& id) const { return root_ + "/pool/" + id; }
+  std::vector<std::string> pool_ids() const;
+  // Makes the sandbox of the pool that of the session; its record is saved.
+  Result<void> link(const std::string& key, const std::string& id) const;
+  // Whether the sandbox of the pool is some session's.
+  bool is_linked(const std::string& id) const;
 
   Result<SandboxLock> lock(const std::string& key) const;
   // Nothing when another holds it.
   std::optional<SandboxLock> try_lock(const std::string& key) const;
 
   std::optional<SandboxRecord> load(const std::string& key) const;
+  // Of a sandbox of the pool; its session_id is empty while it is of none.
+  std::optional<SandboxRecord> load_pooled(const std::string& id) const;
   Result<void> save(const SandboxRecord& record) const;
 
   Result<void> make_directories(const SandboxRecord& record) const;
   // Removes the directories. The lock is held and the engine has destroyed the sandbox.
   Result<void> remove(const std::string& key) const;
+  Result<void> remove_pooled(const std::string& id) const;
 
   // Notes that the session is in use now (microseconds since 1970). Quick enough for the loop.
   void touch(const std::string& key) const;
@@ -74,6 +89,7 @@ class SandboxStore {
 
  private:
   std::optional<SandboxLock> lock_with(const std::string& key, int operation) const;
+  std::string entry(const std::string& key) const { return root_ + "/sandboxes/" + key; }
 
   std::string root_;
 };

@@ -1,5 +1,6 @@
 #include "services/session/session_manager.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <filesystem>
 #include <utility>
@@ -41,6 +42,7 @@ SessionManager::SessionManager(asio::io_context& io, Engine& engine, ManagerOpti
 
 SessionManager::~SessionManager() {
   alive_.reset();
+  filler_.reset();
   pool_.join();
   for (auto& [id, slot] : slots_) {
     if (slot.session && slot.session->agent_) {
@@ -76,7 +78,15 @@ Result<void> SessionManager::prepare() {
   return keeper_.store().prepare();
 }
 
-void SessionManager::adopt() { sweep(); }
+void SessionManager::adopt() {
+  sweep();
+  if (options_.pool.size > 0) {
+    // Often enough that an agent of the pool is never without a worker for destroy_after.
+    const auto interval = std::min(options_.sweep_interval, options_.destroy_after / 3);
+    filler_.emplace(io_, keeper_, options_.pool, interval, [this] { return configuration(); });
+    filler_->look();
+  }
+}
 
 void SessionManager::find_or_create(const std::string& session_id, SessionOptions options,
                                     Callback callback) {
@@ -143,6 +153,9 @@ void SessionManager::opened(const std::string& session_id, Result<SandboxKeeper:
     failed(session_id, result.error());
     return;
   }
+  if (result->created && filler_) {
+    filler_->taken();
+  }
   connect(session_id, result->record, result->created);
 }
 
@@ -196,7 +209,7 @@ void SessionManager::connected(const std::string& session_id, const SessionPtr& 
   ready(session_id, session);
 }
 
-void SessionManager::configure(const Session& session) {
+agent_v1::AgentRequest SessionManager::configuration() const {
   agent_v1::AgentRequest request;
   auto* configure = request.mutable_configure();
   configure->set_destroy_after_ms(static_cast<std::uint64_t>(options_.destroy_after.count()));
@@ -206,7 +219,11 @@ void SessionManager::configure(const Session& session) {
       *configure->add_warm() = std::move(warm);
     }
   }
-  session.agent_->request(std::move(request), {}, [](Result<agent_v1::AgentReply> reply) {
+  return request;
+}
+
+void SessionManager::configure(const Session& session) {
+  session.agent_->request(configuration(), {}, [](Result<agent_v1::AgentReply> reply) {
     if (!reply && reply.error().code != ErrorCode::kConnection) {
       spdlog::warn("configuring an agent: {}", to_string(reply.error()));
     }
@@ -218,6 +235,9 @@ void SessionManager::reconfigure() {
     if (slot.state == Slot::State::kOpen && slot.session->agent_->connected()) {
       configure(*slot.session);
     }
+  }
+  if (filler_) {
+    filler_->look();
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include "services/session/agent_client.h"
 #include "services/session/engine.h"
+#include "services/session/pool_filler.h"
 #include "services/session/sandbox_keeper.h"
 
 namespace runbus::session {
@@ -50,6 +51,7 @@ struct ManagerOptions {
   std::chrono::milliseconds result_ttl{300'000};     // of an ended execution's output
   std::chrono::milliseconds idle_disconnect{60'000};
   std::chrono::milliseconds sweep_interval{30'000};
+  PoolOptions pool;
   // Interpreters that agents keep warm; asked when an agent is connected.
   std::function<std::vector<agent_v1::Warm>()> warm;
   // Told once per sandbox that this worker made or removed.
@@ -76,8 +78,8 @@ class SessionManager {
 
   // Makes the state directory. Blocking; before anything else.
   Result<void> prepare();
-  // Removes what dead sandboxes left behind, now and every sweep_interval. Living ones are used
-  // when asked for.
+  // Removes what dead sandboxes left behind, now and every sweep_interval, and fills the pool.
+  // Living ones are used when asked for.
   void adopt();
   // Tells every connected agent again what to keep warm, once ManagerOptions::warm has another
   // answer.
@@ -126,6 +128,7 @@ class SessionManager {
   void connect(const std::string& session_id, const SandboxRecord& record, bool created);
   void connected(const std::string& session_id, const SessionPtr& session, bool created,
                  const Result<void>& result);
+  agent_v1::AgentRequest configuration() const;
   void configure(const Session& session);
   void ready(const std::string& session_id, const SessionPtr& session);
   void failed(const std::string& session_id, const Error& error);
@@ -144,6 +147,7 @@ class SessionManager {
   std::unordered_map<std::string, std::unique_ptr<boost::asio::steady_timer>> releases_;
   boost::asio::steady_timer sweep_timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  std::optional<PoolFiller> filler_;
   // Last: its threads use what is above, and are joined first.
   boost::asio::thread_pool pool_;
 };

@@ -47,6 +47,7 @@ struct UpOptions {
       {"--cpus", "Processors of a session (default: 1)", {}},
       {"--processes", "Processes of a session (default: 256)", {}},
       {"--max-sessions", "Sessions of this node at once (default: 256)", {}},
+      {"--pool", "Sandboxes kept ready for new sessions, 0: none (default: 1)", {}},
       {"--destroy-after", "Seconds after which an unused session ends (default: 600)", {}},
       {"--result-ttl", "Seconds for which an ended run's output is kept (default: 300)", {}},
   };

@@ -1,6 +1,7 @@
 // Programs from call to result, beside the same interpreter started cold without runbus.
 #include <filesystem>
 #include <stdexcept>
+#include <thread>
 
 #include "proto/support/id.h"
 #include "proto/wire/transcoder.h"
@@ -11,6 +12,7 @@ namespace runbus::cli {
 namespace {
 
 constexpr std::chrono::seconds kCallBound{60};
+constexpr std::chrono::milliseconds kPoolRefill{1500};
 
 struct Interpreter {
   std::string name;
@@ -27,11 +29,10 @@ double cold_p50(const Interpreter& interpreter, int rounds) {
   return percentile(samples, 0.5);
 }
 
-void close_session(Line& line, const std::string& session) {
-  const Result<rapidjson::Document> closed =
-      line.client->call("session.close", "{\"session_id\":\"" + session + "\"}", kCallBound);
-  if (!closed) {
-    throw std::runtime_error("session.close: " + describe(closed.error()));
+void call(Line& line, const std::string& method, const std::string& params) {
+  const Result<rapidjson::Document> result = line.client->call(method, params, kCallBound);
+  if (!result) {
+    throw std::runtime_error(method + ": " + describe(result.error()));
   }
 }
 
@@ -71,40 +72,54 @@ void bench_rate(Rig& rig, const Interpreter& interpreter) {
                   .met = {}});
 }
 
-void bench_new_session(Rig& rig) {
+// Seconds from the wish for a new session to its first output.
+double new_session(Rig& rig, const Interpreter& interpreter, bool from_pool) {
+  std::optional<double> first;
+  BenchClock::time_point start;
+  Line line(rig.gateway, {.on_notification =
+                              [&](std::string_view method, const rapidjson::Value&) {
+                                if (method == "execute.output" && !first) {
+                                  first = seconds_since(start);
+                                }
+                              },
+                          .on_closed = {},
+                          .on_frame = {}});
+  const std::string session = make_uuid();
+  start = BenchClock::now();
+  if (!from_pool) {
+    // The pool has none of this kind.
+    call(line, "session.open",
+         "{\"session_id\":\"" + session + "\",\"limits\":{\"processes\":99}}");
+  }
+  call(line, "execute.code_streaming",
+       code_params(interpreter.language, interpreter.code,
+                   ",\"stdin\":\"\",\"session_id\":\"" + session + "\""));
+  if (!first) {
+    throw std::runtime_error("a new session: no output");
+  }
+  call(line, "session.close", "{\"session_id\":\"" + session + "\"}");
+  return *first;
+}
+
+void bench_new_session(Rig& rig, const Interpreter& interpreter, bool from_pool) {
   std::vector<double> samples;
-  for (int i = 0; i < rig.rounds(20, 3); ++i) {
-    std::optional<double> first;
-    BenchClock::time_point start;
-    Line line(rig.gateway, {.on_notification =
-                                [&](std::string_view method, const rapidjson::Value&) {
-                                  if (method == "execute.output" && !first) {
-                                    first = seconds_since(start);
-                                  }
-                                },
-                            .on_closed = {},
-                            .on_frame = {}});
-    const std::string session = make_uuid();
-    start = BenchClock::now();
-    const std::string params =
-        code_params("bash", "echo 1", ",\"stdin\":\"\",\"session_id\":\"" + session + "\"");
-    const Result<rapidjson::Document> result =
-        line.client->call("execute.code_streaming", params, kCallBound);
-    if (!result || !first) {
-      throw std::runtime_error("a new session: " +
-                               (result ? "no output" : describe(result.error())));
+  for (int i = 0; i < rig.rounds(20, 5); ++i) {
+    if (from_pool) {
+      // Nothing tells when the pool is full again; one that is not shows in the figure.
+      std::this_thread::sleep_for(kPoolRefill);
     }
-    samples.push_back(*first);
-    close_session(line, session);
+    samples.push_back(new_session(rig, interpreter, from_pool));
   }
   const double p50 = percentile(samples, 0.5);
-  rig.report.add({.what = "new session to first output (bash), p50",
+  const double budget = from_pool ? 0.005 : 0.060;
+  rig.report.add({.what = "new session to first output (" + interpreter.language + "), " +
+                          (from_pool ? "pool" : "no pool") + ", p50",
                   .value = p50 * 1e3,
                   .unit = "ms",
                   .baseline_name = {},
                   .baseline = 0,
-                  .budget = "<= 5 pool / <= 60 ms none",
-                  .met = p50 <= 0.060});
+                  .budget = from_pool ? "<= 5 ms" : "<= 60 ms",
+                  .met = p50 <= budget});
 }
 
 }  // namespace
@@ -117,7 +132,10 @@ void bench_execute(Rig& rig) {
   bench_interpreter(rig, python);
   bench_interpreter(rig, node);
   bench_rate(rig, python);
-  bench_new_session(rig);
+  const Interpreter bash{"bash", "bash", "echo 1", {}};
+  bench_new_session(rig, bash, true);
+  bench_new_session(rig, python, true);
+  bench_new_session(rig, bash, false);
 }
 
 }  // namespace runbus::cli

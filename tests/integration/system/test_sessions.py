@@ -22,8 +22,27 @@ def footprint(system):
         "processes": len(processes(lambda argv: argv[0].endswith(("runbus-agent", "bwrap", "crun")))),
         "mounts": len(pathlib.Path("/proc/self/mounts").read_text().splitlines()),
         "cgroups": cgroups,
-        "directories": sum(len(names) for _, names, _ in os.walk(os.path.join(system.state_dir, "sandboxes"))),
+        "directories": len(os.listdir(node(system, "sandboxes"))) + len(os.listdir(node(system, "pool"))),
+        "locks": len(os.listdir(node(system, "locks"))),
     }
+
+
+def node(system, name):
+    return os.path.join(system.state_dir, "node", name)
+
+
+def pool(system):
+    """Directories of the pool's sandboxes, and those of them that wait for a session."""
+    made = [os.path.join(node(system, "pool"), name) for name in os.listdir(node(system, "pool"))]
+    return made, [each for each in made if os.path.exists(os.path.join(each, "ready"))]
+
+
+def pool_at_rest(system, size=1):
+    def full():
+        made, ready = pool(system)
+        return len(made) == len(ready) == size and not os.path.exists(os.path.join(node(system, "locks"), "pool"))
+
+    wait_until(full, f"the pool has {size} sandboxes")
 
 
 def memory(system):
@@ -44,12 +63,33 @@ async def test_many_sessions_leave_nothing(system):
 
         for number in range(8):
             await one(number)
+        pool_at_rest(system)
         before, resident = footprint(system), memory(system)
         for number in range(8, 8 + COUNT):
             await one(number)
         assert wait_until(lambda: footprint(system) == before, f"the footprint is {before} again: {footprint(system)}", 30)
         assert memory(system) < resident + (24 << 20)
         assert (await client.call("session.list"))["sessions"] == []
+
+
+async def test_a_new_session_takes_a_sandbox_of_the_pool():
+    with System("--pool", "2") as system:
+        async with Client(system) as client:
+            pool_at_rest(system, 2)
+            ready = set(pool(system)[1])
+            assert (await client.run("print(1)", session_id="a"))["stdout"] == "1\n"
+            (taken,) = ready - set(pool(system)[1])
+            assert os.path.samefile(taken, os.path.join(node(system, "sandboxes"), os.listdir(node(system, "sandboxes"))[0]))
+            assert (await client.run("print(1)", session_id="b"))["stdout"] == "1\n"
+            # A worker that dies loses neither the session nor what is ready.
+            wait_until(lambda: len(pool(system)[1]) == 2, "the pool is full again")
+            kept = set(pool(system)[1])
+            system.kill("runbus-worker")
+            wait_until(lambda: system.pids("runbus-worker"), "the worker is back")
+            assert (await client.run("print(2)", session_id="a"))["stdout"] == "2\n"
+            assert kept <= set(pool(system)[1])
+            await client.call("session.close", {"session_id": "a"})
+            wait_until(lambda: not os.path.exists(taken), "what session a had is gone")
 
 
 async def test_info_list_and_close(system):

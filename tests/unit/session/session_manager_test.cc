@@ -56,7 +56,9 @@ TEST_F(SessionManagerTest, ALaterWorkerAdoptsLivingSandboxesAndRemovesDeadOnes) 
     const pid_t dead = agent_pid(*open(*manager, "dead").value());
     ASSERT_EQ(::kill(dead, SIGKILL), 0);
   }
-  const auto manager = make_manager();
+  auto with = options();
+  with.sweep_interval = std::chrono::milliseconds(100);  // at the first it may not be dead yet
+  const auto manager = make_manager(with);
   manager->adopt();
   ASSERT_TRUE(loop.until([&] { return leaves_nothing("dead"); }));
   const auto found = find(*manager, "living");
