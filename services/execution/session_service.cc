@@ -130,7 +130,7 @@ v1::SessionInfo SessionService::describe(const session::SandboxRecord& record) c
   info.set_session_id(record.session_id);
   info.set_node(options_.node);
   info.set_engine(record.engine);
-  info.set_state("running");
+  info.set_state(record.paused ? "paused" : "running");
   info.mutable_created()->set_seconds(static_cast<std::int64_t>(record.created_ms / 1000));
   info.mutable_created()->set_nanos(
       static_cast<std::int32_t>(record.created_ms % 1000 * 1'000'000));
@@ -138,10 +138,14 @@ v1::SessionInfo SessionService::describe(const session::SandboxRecord& record) c
   return info;
 }
 
-void SessionService::count_running(const std::string& session_id,
+void SessionService::count_running(const session::SandboxRecord& record,
                                    std::function<void(std::optional<std::uint32_t>)> callback) {
+  if (record.paused) {
+    callback(0);  // or it would not be; asking would wake it
+    return;
+  }
   manager_->find(
-      session_id,
+      record.session_id,
       [callback = std::move(callback)](const Result<session::SessionPtr>& session) {
         if (!session) {
           callback(std::nullopt);
@@ -177,8 +181,8 @@ void SessionService::list(const worker::CallPtr& call) {
     const auto gathering = std::make_shared<Gathering>();
     gathering->open = records.size();
     for (const session::SandboxRecord& record : records) {
-      count_running(record.session_id, [call, gathering, info = describe(record)](
-                                           std::optional<std::uint32_t> running) mutable {
+      count_running(record, [call, gathering, info = describe(record)](
+                                std::optional<std::uint32_t> running) mutable {
         if (running) {
           info.set_executions(*running);
           *gathering->response.add_sessions() = std::move(info);
@@ -192,24 +196,22 @@ void SessionService::list(const worker::CallPtr& call) {
 }
 
 void SessionService::info(const worker::CallPtr& call, const v1::SessionInfoRequest& request) {
-  manager_->find(
-      request.session_id(),
-      [this, call](const Result<session::SessionPtr>& session) {
-        if (!session) {
-          call->fail(session.error());
-          return;
-        }
-        count_running((*session)->id(), [call, info = describe((*session)->record())](
-                                            std::optional<std::uint32_t> running) mutable {
-          if (!running) {
-            call->fail(make_error(ErrorCode::kNotFound, "the session has ended"));
-            return;
-          }
-          info.set_executions(*running);
-          call->finish(info);
-        });
-      },
-      false);
+  manager_->look_up(request.session_id(), [this,
+                                           call](const Result<session::SandboxRecord>& record) {
+    if (!record) {
+      call->fail(record.error());
+      return;
+    }
+    count_running(*record,
+                  [call, info = describe(*record)](std::optional<std::uint32_t> running) mutable {
+                    if (!running) {
+                      call->fail(make_error(ErrorCode::kNotFound, "the session has ended"));
+                      return;
+                    }
+                    info.set_executions(*running);
+                    call->finish(info);
+                  });
+  });
 }
 
 void SessionService::close(const worker::CallPtr& call, const v1::CloseRequest& request) {

@@ -33,7 +33,7 @@ class SessionService final : public worker::Service {
   v1::SessionInfo describe(const session::SandboxRecord& record) const;
   // Calls back with the number of executions that run in the session; nothing when it has ended
   // meanwhile.
-  void count_running(const std::string& session_id,
+  void count_running(const session::SandboxRecord& record,
                      std::function<void(std::optional<std::uint32_t>)> callback);
 
   std::shared_ptr<session::SessionManager> manager_;

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -72,6 +73,10 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
   options.pool.size = flags.pool;
   options.pool.session.limits = flags.limits;
   options.destroy_after = std::chrono::seconds(flags.destroy_after);
+  options.keeper.destroy_after = options.destroy_after;
+  // Sweeps end paused sessions, so they come often enough for that.
+  options.sweep_interval = std::clamp<std::chrono::milliseconds>(
+      options.destroy_after / 3, std::chrono::seconds(1), options.sweep_interval);
   options.result_ttl = std::chrono::seconds(flags.result_ttl);
   options.warm = [&node] {
     std::vector<session::agent_v1::Warm> all;
@@ -97,6 +102,8 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
     worker.let_go_of_session(id);
     publish("session.closed", id);
   };
+  options.on_paused = [publish](const std::string& id) { publish("session.paused", id); };
+  options.on_resumed = [publish](const std::string& id) { publish("session.resumed", id); };
   return options;
 }
 
@@ -137,7 +144,13 @@ std::vector<std::unique_ptr<worker::Service>> make_execution_services(const Node
   const auto node = std::make_shared<Node>();
   node->engine = std::move(probed.engine);
   node->toolchain.emplace(io, read_languages(flags), flags.engine.rootfs);
-  node->manager.emplace(io, *node->engine, manager_options(flags, *node, worker));
+  session::ManagerOptions manager = manager_options(flags, *node, worker);
+  if (probed.probe.enforced["pause"] == "none") {
+    spdlog::info("idle sessions are not paused: {}", probed.probe.why["pause"]);
+  } else {
+    manager.pause_after = std::chrono::seconds(flags.pause_after);
+  }
+  node->manager.emplace(io, *node->engine, std::move(manager));
   if (auto prepared = node->manager->prepare(); !prepared) {
     throw std::runtime_error("--state-dir: " + to_string(prepared.error()));
   }

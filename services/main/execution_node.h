@@ -22,6 +22,7 @@ struct NodeFlags {
   bool require_limits = false;
   std::uint32_t max_sessions = 256;
   std::uint32_t destroy_after = 600;  // seconds
+  std::uint32_t pause_after = 60;     // seconds; 0: never
   std::uint32_t result_ttl = 300;     // seconds
   std::uint32_t capacity = 64;
   std::uint32_t pool = 1;  // sandboxes kept ready

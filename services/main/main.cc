@@ -56,6 +56,10 @@ void add_node_flags(CLI::App& app, NodeFlags& flags) {
   app.add_option("--destroy-after", flags.destroy_after, "Seconds until an unused session ends")
       ->check(CLI::Range(1, 31'536'000))
       ->capture_default_str();
+  app.add_option("--pause-after", flags.pause_after,
+                 "Seconds until an idle session is frozen; the next call resumes it; 0: never")
+      ->check(CLI::Range(0, 31'536'000))
+      ->capture_default_str();
   app.add_option("--result-ttl", flags.result_ttl,
                  "Seconds that an ended execution's output is kept")
       ->check(CLI::Range(1, 31'536'000))

@@ -7,16 +7,16 @@
 #include <string>
 #include <string_view>
 
-#include "runbus/v1/agent.pb.h"
 #include "proto/support/error.h"
+#include "runbus/v1/agent.pb.h"
 
 namespace runbus::session {
 
 namespace agent_v1 = ::runbus::v1::agent;
 
-// A connection to the agent of one sandbox (proto/runbus/v1/agent.proto). All calls and callbacks on the
-// executor's one thread. What the agent sends is hostile: sizes are checked, ids that were not asked for
-// are ignored, a broken frame ends the connection.
+// A connection to the agent of one sandbox (proto/runbus/v1/agent.proto). All calls and callbacks
+// on the executor's one thread. What the agent sends is hostile: sizes are checked, ids that were
+// not asked for are ignored, a broken frame ends the connection.
 class AgentClient : public std::enable_shared_from_this<AgentClient> {
  public:
   using Reply = std::function<void(Result<agent_v1::AgentReply>)>;
@@ -34,13 +34,14 @@ class AgentClient : public std::enable_shared_from_this<AgentClient> {
   };
 
   // Connects to the agent's socket on the host side and says hello; `ready` is called once.
-  static std::shared_ptr<AgentClient> connect(boost::asio::any_io_executor executor, std::string socket_path,
+  static std::shared_ptr<AgentClient> connect(boost::asio::any_io_executor executor,
+                                              std::string socket_path,
                                               std::function<void(Result<void>)> ready);
   virtual ~AgentClient() = default;
 
-  // Sends one request with its payload; `reply` is called exactly once, with Failed turned into an Error
-  // (INVALID → kValidation, NOT_FOUND → kNotFound, EXISTS → kConflict, LIMIT → kQuota, SYSTEM → kInternal),
-  // kConnection when the connection breaks first.
+  // Sends one request with its payload; `reply` is called exactly once, with Failed turned into an
+  // Error (INVALID → kValidation, NOT_FOUND → kNotFound, EXISTS → kConflict, LIMIT → kQuota, SYSTEM
+  // → kInternal), kConnection when the connection breaks first.
   virtual void request(agent_v1::AgentRequest request, std::string payload, Reply reply) = 0;
 
   // Attaches `reader` to an execution; replaces an earlier reader of this client for it.

@@ -94,6 +94,56 @@ Settings settings_v2(const CgroupLimits& limits) {
   return settings;
 }
 
+// What keeps a group from being frozen, for the log: each member's state and where it waits in the
+// kernel.
+Error not_frozen(const std::string& folder) {
+  std::string who;
+  for (const pid_t pid : members(folder)) {
+    const std::string stat = read_proc(pid, "stat");
+    const std::size_t name_end = stat.rfind(')');
+    who += " " + std::to_string(pid) + "=" +
+           (name_end + 2 < stat.size() ? stat.substr(name_end + 2, 1) : "gone") + "," +
+           read_proc(pid, "wchan");
+  }
+  return make_error(ErrorCode::kTimeout, "the sandbox did not freeze in time", folder + ":" + who);
+}
+
+// The kernel asks each process once. One that is in vfork() just then goes on to wait for its
+// child, which is frozen, in a sleep that the request does not end: the group stays FREEZING. Asked
+// again, the sleeper counts as frozen where it is; so the state is written until it is reached.
+Result<void> freeze_v1(const std::string& folder, Deadline deadline) {
+  const std::string state = folder + "/freezer.state";
+  for (;;) {
+    if (Result<void> written = write_file(state, "FROZEN"); !written) {
+      return written;
+    }
+    if (read_small_file(state).starts_with("FROZEN")) {
+      return {};
+    }
+    if (passed(deadline)) {
+      Error error = not_frozen(folder);
+      (void)write_file(state, "THAWED");  // half frozen is of no use to anybody
+      return error;
+    }
+    breathe();
+  }
+}
+
+Result<void> freeze_v2(const std::string& folder, Deadline deadline) {
+  if (Result<void> written = write_file(folder + "/cgroup.freeze", "1"); !written) {
+    return written;
+  }
+  while (keyed_value(folder + "/cgroup.events", "frozen") != 1) {
+    if (passed(deadline)) {
+      Error error = not_frozen(folder);
+      (void)write_file(folder + "/cgroup.freeze", "0");
+      return error;
+    }
+    breathe();
+  }
+  return {};
+}
+
 // The files that a folder has decide: with each version 1 hierarchy only its own, and those of swap
 // accounting only where the kernel was built with it.
 Result<void> apply(const std::string& folder, const Settings& settings) {
@@ -149,26 +199,12 @@ Result<std::vector<UniqueFd>> Cgroup::join_files() const {
 
 Result<void> Cgroup::freeze(Deadline deadline) const {
   for (const std::string& folder : folders) {
-    const bool v1 = version == 1 && exists(folder + "/freezer.state");
-    if (!v1 && version != 2) {
-      continue;
+    if (version == 1 && exists(folder + "/freezer.state")) {
+      return freeze_v1(folder, deadline);
     }
-    if (Result<void> written = v1 ? write_file(folder + "/freezer.state", "FROZEN")
-                                  : write_file(folder + "/cgroup.freeze", "1");
-        !written) {
-      return written;
+    if (version == 2) {
+      return freeze_v2(folder, deadline);
     }
-    const auto frozen = [&] {
-      return v1 ? read_small_file(folder + "/freezer.state").starts_with("FROZEN")
-                : keyed_value(folder + "/cgroup.events", "frozen") == 1;
-    };
-    while (!frozen()) {
-      if (passed(deadline)) {
-        return make_error(ErrorCode::kTimeout, "the sandbox did not freeze in time");
-      }
-      breathe();
-    }
-    return {};
   }
   return make_error(ErrorCode::kUnavailable, "this machine has no cgroup freezer to pause with");
 }

@@ -29,6 +29,7 @@ struct Cgroup {
 
   // Files to write "0" into to join.
   Result<std::vector<UniqueFd>> join_files() const;
+  // On an error it is thawed.
   Result<void> freeze(Deadline deadline) const;
   Result<void> thaw() const;
   // Sends SIGKILL to every member; members that fork meanwhile do not escape.

@@ -19,6 +19,8 @@ namespace runbus::session {
 namespace {
 
 constexpr std::chrono::seconds kDestroyBound{5};
+// Every process has to be scheduled once, on a machine that may be busy.
+constexpr std::chrono::seconds kFreezeBound{10};
 constexpr rlim_t kOpenFiles = 16384;
 
 Deadline in(std::chrono::milliseconds time) { return std::chrono::steady_clock::now() + time; }
@@ -227,7 +229,7 @@ bool LocalEngine::alive(const std::string& state_dir) {
 
 Result<void> LocalEngine::pause(const std::string& state_dir) {
   const Result<EngineState> state = EngineState::load(state_dir);
-  return state ? state->cgroup.freeze(in(std::chrono::seconds(2))) : Result<void>(state.error());
+  return state ? state->cgroup.freeze(in(kFreezeBound)) : Result<void>(state.error());
 }
 
 Result<void> LocalEngine::resume(const std::string& state_dir) {

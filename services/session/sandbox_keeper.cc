@@ -15,11 +15,16 @@
 namespace runbus::session {
 namespace {
 
-std::uint64_t now_ms() {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+std::uint64_t now_us() {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(
                                         std::chrono::system_clock::now().time_since_epoch())
                                         .count());
 }
+
+std::uint64_t now_ms() { return now_us() / 1000; }
+
+// A look is answered within this, or its worker has died.
+constexpr std::uint64_t kLookUs = 2'000'000;
 
 }  // namespace
 
@@ -56,6 +61,15 @@ Result<SandboxKeeper::Opened> SandboxKeeper::open(const std::string& session_id,
     }
     if (record && record->created_ms != unreachable_ms && engine_.alive(record->dir)) {
       opened.record = *record;
+      // Its worker is about to talk to it: nobody may pause it before that is use.
+      store_.touch(key, SandboxStore::Mark::kHeld);
+      if (store_.is_paused(key)) {
+        if (auto resumed = engine_.resume(record->dir); !resumed) {
+          return resumed.error();
+        }
+        store_.note_resumed(key);
+        opened.resumed = true;
+      }
       return opened;
     }
     opened.replaced_ms = record ? record->created_ms : 0;
@@ -214,25 +228,79 @@ Result<bool> SandboxKeeper::close_unused(const std::string& session_id,
   return existed;
 }
 
+Result<bool> SandboxKeeper::pause(const std::string& session_id, std::uint64_t since_us) {
+  using Mark = SandboxStore::Mark;
+  const std::string key = sandbox_key(session_id);
+  const auto lock = store_.try_lock(key);
+  if (!lock) {
+    return false;
+  }
+  const auto record = store_.load(key);
+  if (!record) {
+    lock->forget();
+    return false;
+  }
+  const auto wanted = [&] {
+    return store_.last_used_us(key) > since_us || store_.marked_us(key, Mark::kHeld) > since_us ||
+           store_.marked_us(key, Mark::kLooked) + kLookUs > now_us();
+  };
+  if (wanted() || store_.is_paused(key) || !engine_.alive(record->dir)) {
+    return false;
+  }
+  // Whoever comes for the session leaves its mark and then looks for ours; we leave ours and then
+  // look for theirs. So one of us sees the other.
+  if (auto noted = store_.note_paused(key); !noted) {
+    return noted.error();
+  }
+  const auto paused = engine_.pause(record->dir);
+  if (paused && !wanted()) {
+    return true;
+  }
+  if (auto resumed = engine_.resume(record->dir); !resumed) {
+    return resumed.error();  // still noted as paused: the next call tries again
+  }
+  store_.note_resumed(key);
+  return paused ? Result<bool>(false) : paused.error();
+}
+
 std::vector<SandboxRecord> SandboxKeeper::list() {
   std::vector<SandboxRecord> records;
   for (const std::string& key : store_.keys()) {
     auto record = store_.load(key);
     if (record && engine_.alive(record->dir)) {
+      record->paused = store_.is_paused(key);
       records.push_back(std::move(*record));
     }
   }
   return records;
 }
 
+Result<SandboxRecord> SandboxKeeper::look_up(const std::string& session_id) {
+  const std::string key = sandbox_key(session_id);
+  auto record = store_.load(key);
+  if (!record || !engine_.alive(record->dir)) {
+    return make_error(ErrorCode::kNotFound, "the session has no sandbox");
+  }
+  record->paused = store_.is_paused(key);
+  return std::move(*record);
+}
+
+bool SandboxKeeper::is_over(const std::string& key) {
+  if (!engine_.alive(store_.dir(key))) {
+    return true;
+  }
+  const auto unused_ms = static_cast<std::uint64_t>(options_.destroy_after.count());
+  return store_.is_paused(key) && now_us() > store_.last_used_us(key) + unused_ms * 1000;
+}
+
 std::vector<std::string> SandboxKeeper::sweep() {
   std::vector<std::string> ended;
   for (const std::string& key : store_.keys()) {
-    if (engine_.alive(store_.dir(key))) {
+    if (!is_over(key)) {
       continue;
     }
     const auto lock = store_.try_lock(key);
-    if (!lock || engine_.alive(store_.dir(key))) {
+    if (!lock || !is_over(key)) {
       continue;
     }
     const auto record = store_.load(key);

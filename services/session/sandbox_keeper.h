@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,6 +25,8 @@ struct KeeperOptions {
   // What else a sandbox is made of (runtime, image): one of the pool is given only to a session of
   // a worker that would make it the same way.
   std::string made_of;
+  // A paused sandbox that was not used for this long is removed: its agent cannot end it.
+  std::chrono::milliseconds destroy_after{600'000};
 };
 
 // Makes, finds and removes the sandboxes of a node's state directory. Workers that share the
@@ -44,11 +47,12 @@ class SandboxKeeper {
   struct Opened {
     SandboxRecord record;
     bool created = false;
+    bool resumed = false;           // it was paused
     std::uint64_t replaced_ms = 0;  // created_ms of a sandbox that was found dead and removed, or 0
   };
-  // The session's living sandbox; a dead one is removed. Without one: a new one of `create`, or
-  // kNotFound. `unreachable_ms`: the sandbox of this created_ms is known to have lost its agent; it
-  // is as good as dead.
+  // The session's living sandbox, running; a dead one is removed. Without one: a new one of
+  // `create`, or kNotFound. `unreachable_ms`: the sandbox of this created_ms is known to have lost
+  // its agent; it is as good as dead.
   Result<Opened> open(const std::string& session_id, const std::optional<SessionOptions>& create,
                       std::uint64_t unreachable_ms);
 
@@ -57,10 +61,16 @@ class SandboxKeeper {
   // The same unless the session was used after `unused_since_ms`.
   Result<bool> close_unused(const std::string& session_id, std::uint64_t unused_since_ms);
 
+  // Freezes the session's sandbox unless it was used, held or looked at since `since_us`, or
+  // meanwhile. Whether it is frozen now.
+  Result<bool> pause(const std::string& session_id, std::uint64_t since_us);
+
+  // The session's sandbox, if it is alive, left as it is. kNotFound.
+  Result<SandboxRecord> look_up(const std::string& session_id);
   // Sandboxes that are alive.
   std::vector<SandboxRecord> list();
-  // Removes dead sandboxes; those that others are busy with are left. Returns the ids of their
-  // sessions.
+  // Removes dead sandboxes, and paused ones that have not been used for destroy_after; those that
+  // others are busy with are left. Returns the ids of their sessions.
   std::vector<std::string> sweep();
 
   // The sandboxes of the pool that a session with `options` would get, after one more was made if
@@ -76,6 +86,8 @@ class SandboxKeeper {
   Result<SandboxRecord> create(const std::string& session_id, const SessionOptions& options);
   // Makes the sandbox that the record describes. `name`: its user id, cgroup and runtime have it.
   Result<void> start(const SandboxRecord& record, const std::string& name);
+  // Whether the sweep has to remove it.
+  bool is_over(const std::string& key);
   std::string kind_of(const SessionOptions& options) const;
   Result<void> erase(const std::string& key, const SandboxLock& lock);
 

@@ -303,13 +303,17 @@ Result<void> SandboxStore::remove_pooled(const std::string& id) const {
   return remove_tree(pool_dir(id));
 }
 
-void SandboxStore::touch(const std::string& key) const {
+std::string SandboxStore::mark_path(const std::string& key, Mark mark) const {
+  return dir(key) + (mark == Mark::kUsed ? "/used" : (mark == Mark::kHeld ? "/held" : "/looked"));
+}
+
+void SandboxStore::touch(const std::string& key, Mark mark) const {
   // The time of the clock itself: the kernel's "now" of a file lags by up to a tick, and a use that
   // follows a release must come after it.
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
   const timespec times[] = {now, now};
-  const std::string path = dir(key) + "/used";
+  const std::string path = mark_path(key, mark);
   if (::utimensat(AT_FDCWD, path.c_str(), times, 0) != 0 && errno == ENOENT) {
     // Fails when the sandbox has gone meanwhile: then there is nothing to note.
     const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
@@ -319,13 +323,30 @@ void SandboxStore::touch(const std::string& key) const {
   }
 }
 
-std::uint64_t SandboxStore::last_used_us(const std::string& key) const {
+std::uint64_t SandboxStore::marked_us(const std::string& key, Mark mark) const {
   struct stat status {};
-  if (::stat((dir(key) + "/used").c_str(), &status) != 0) {
+  if (::stat(mark_path(key, mark).c_str(), &status) != 0) {
     return 0;
   }
   return static_cast<std::uint64_t>(status.st_mtim.tv_sec) * 1'000'000 +
          static_cast<std::uint64_t>(status.st_mtim.tv_nsec) / 1000;
+}
+
+bool SandboxStore::is_paused(const std::string& key) const {
+  return ::access((dir(key) + "/paused").c_str(), F_OK) == 0;
+}
+
+Result<void> SandboxStore::note_paused(const std::string& key) const {
+  const std::string path = dir(key) + "/paused";
+  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd) {
+    return disk_error("open " + path);
+  }
+  return {};
+}
+
+void SandboxStore::note_resumed(const std::string& key) const {
+  ::unlink((dir(key) + "/paused").c_str());
 }
 
 }  // namespace runbus::session

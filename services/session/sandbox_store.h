@@ -11,7 +11,7 @@
 #include "services/session/engine.h"
 
 // What a node's state directory says about its sandboxes. Several workers of the node share it:
-//   sandboxes/<key>/   meta.json, agent.sock, log/, workspace/, used, and what the engine keeps
+//   sandboxes/<key>/   meta.json, agent.sock, log/, workspace/, marks, and what the engine keeps
 //   pool/<id>/         the same of a sandbox that was made before any session wanted it
 //   (sandbox_pool.h);
 //                      once one has it, sandboxes/<key> is a link to it: its user id, its cgroup
@@ -32,6 +32,7 @@ struct SandboxRecord {
   bool network = false;
   Limits limits;
   std::map<std::string, std::string> environment;  // of every run
+  bool paused = false;                             // when it was looked at; not kept in meta.json
 };
 
 // The name of a session in file names: clients choose session ids, so they are hashed.
@@ -83,12 +84,27 @@ class SandboxStore {
   Result<void> remove(const std::string& key) const;
   Result<void> remove_pooled(const std::string& id) const;
 
-  // Notes that the session is in use now (microseconds since 1970). Quick enough for the loop.
-  void touch(const std::string& key) const;
-  std::uint64_t last_used_us(const std::string& key) const;
+  // Files whose time says when something last happened to a session, whichever worker it was.
+  enum class Mark {
+    kUsed,    // a call came for it
+    kHeld,    // some worker works in it or reads from it
+    kLooked,  // its agent was asked something that is no use of it
+  };
+  // Notes that it happens now, and when it happened (microseconds since 1970; 0: never). Quick
+  // enough for the loop.
+  void touch(const std::string& key, Mark mark = Mark::kUsed) const;
+  std::uint64_t marked_us(const std::string& key, Mark mark) const;
+  std::uint64_t last_used_us(const std::string& key) const { return marked_us(key, Mark::kUsed); }
+
+  // Whether the sandbox may be frozen: noted before it is, and until it no longer is. Quick enough
+  // for the loop.
+  bool is_paused(const std::string& key) const;
+  Result<void> note_paused(const std::string& key) const;
+  void note_resumed(const std::string& key) const;
 
  private:
   std::optional<SandboxLock> lock_with(const std::string& key, int operation) const;
+  std::string mark_path(const std::string& key, Mark mark) const;
   std::string entry(const std::string& key) const { return root_ + "/sandboxes/" + key; }
 
   std::string root_;

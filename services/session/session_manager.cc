@@ -38,6 +38,7 @@ SessionManager::SessionManager(asio::io_context& io, Engine& engine, ManagerOpti
       options_(std::move(options)),
       keeper_(engine, options_.keeper),
       sweep_timer_(io),
+      idle_timer_(io),
       pool_(kPoolThreads) {}
 
 SessionManager::~SessionManager() {
@@ -49,21 +50,6 @@ SessionManager::~SessionManager() {
       slot.session->agent_->close();
     }
   }
-}
-
-template <class Work, class Then>
-void SessionManager::on_pool(Work work, Then then) {
-  asio::post(pool_, [this, alive = std::weak_ptr(alive_), guard = asio::make_work_guard(io_),
-                     work = std::move(work), then = std::move(then)]() mutable {
-    auto result = work();
-    // Whether the manager lives is asked on its own thread.
-    asio::post(io_, [alive = std::move(alive), then = std::move(then),
-                     result = std::move(result)]() mutable {
-      if (alive.lock()) {
-        then(std::move(result));
-      }
-    });
-  });
 }
 
 Result<void> SessionManager::prepare() {
@@ -80,6 +66,9 @@ Result<void> SessionManager::prepare() {
 
 void SessionManager::adopt() {
   sweep();
+  if (options_.pause_after.count() > 0) {
+    watch_idle();
+  }
   if (options_.pool.size > 0) {
     // Often enough that an agent of the pool is never without a worker for destroy_after.
     const auto interval = std::min(options_.sweep_interval, options_.destroy_after / 3);
@@ -112,11 +101,13 @@ void SessionManager::want(const std::string& session_id, Waiter waiter, bool use
   const auto [entry, fresh] = slots_.try_emplace(session_id);
   Slot& slot = entry->second;
   slot.used = std::chrono::steady_clock::now();
+  if (slot.state == Slot::State::kOpen) {
+    // Before it is asked whether the session is paused: see SandboxKeeper::pause.
+    keeper_.store().touch(slot.session->record_.key,
+                          use ? SandboxStore::Mark::kUsed : SandboxStore::Mark::kLooked);
+  }
   if (slot.state == Slot::State::kOpen && slot.session->agent_ &&
-      slot.session->agent_->connected()) {
-    if (use) {
-      keeper_.store().touch(slot.session->record_.key);
-    }
+      slot.session->agent_->connected() && !keeper_.store().is_paused(slot.session->record_.key)) {
     asio::post(io_, [alive = std::weak_ptr(alive_), callback = std::move(waiter.callback),
                      session = slot.session] {
       if (!alive.expired()) {
@@ -155,6 +146,15 @@ void SessionManager::opened(const std::string& session_id, Result<SandboxKeeper:
   }
   if (result->created && filler_) {
     filler_->taken();
+  }
+  if (result->resumed && options_.on_resumed) {
+    options_.on_resumed(session_id);
+  }
+  const SessionPtr& known = slots_[session_id].session;
+  if (known && known->agent_->connected() &&
+      known->record_.created_ms == result->record.created_ms) {
+    ready(session_id, SessionPtr(known));
+    return;
   }
   connect(session_id, result->record, result->created);
 }
@@ -329,7 +329,9 @@ void SessionManager::close(const std::string& session_id,
 
 void SessionManager::begin_close(const std::string& session_id, Slot& slot) {
   slot.state = Slot::State::kClosing;
-  if (!slot.session || !slot.session->agent_ || !slot.session->agent_->connected()) {
+  // A frozen agent cannot end by itself.
+  if (!slot.session || !slot.session->agent_ || !slot.session->agent_->connected() ||
+      keeper_.store().is_paused(slot.session->record_.key)) {
     remove(session_id);
     return;
   }
@@ -400,6 +402,19 @@ void SessionManager::list(std::function<void(std::vector<SandboxRecord>)> callba
   on_pool([this] { return keeper_.list(); }, std::move(callback));
 }
 
+void SessionManager::look_up(const std::string& session_id,
+                             std::function<void(Result<SandboxRecord>)> callback) {
+  if (!is_valid_id(session_id)) {
+    asio::post(io_, [alive = std::weak_ptr(alive_), callback = std::move(callback)] {
+      if (!alive.expired()) {
+        callback(make_error(ErrorCode::kValidation, "session_id: not a valid id"));
+      }
+    });
+    return;
+  }
+  on_pool([this, session_id] { return keeper_.look_up(session_id); }, std::move(callback));
+}
+
 void SessionManager::oom_kills(const SessionPtr& session,
                                std::function<void(std::uint64_t)> callback) {
   on_pool([this, dir = session->record().dir] { return engine_.oom_kills(dir); },
@@ -426,7 +441,9 @@ void SessionManager::sweep() {
 }
 
 void SessionManager::disconnect_idle() {
-  const auto before = std::chrono::steady_clock::now() - options_.idle_disconnect;
+  // One that is to be paused stays connected until then.
+  const auto before = std::chrono::steady_clock::now() -
+                      std::max(options_.idle_disconnect, options_.pause_after * 2);
   std::vector<std::shared_ptr<AgentClient>> idle;
   for (const auto& [id, slot] : slots_) {
     // One reference is the slot's own.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <chrono>
@@ -51,12 +52,18 @@ struct ManagerOptions {
   std::chrono::milliseconds result_ttl{300'000};     // of an ended execution's output
   std::chrono::milliseconds idle_disconnect{60'000};
   std::chrono::milliseconds sweep_interval{30'000};
+  // A session in which nothing runs and which nobody uses for this long is frozen until the next
+  // call; 0: never. The engine must be able to.
+  std::chrono::milliseconds pause_after{0};
   PoolOptions pool;
   // Interpreters that agents keep warm; asked when an agent is connected.
   std::function<std::vector<agent_v1::Warm>()> warm;
   // Told once per sandbox that this worker made or removed.
   std::function<void(const std::string& session_id)> on_opened;
   std::function<void(const std::string& session_id)> on_closed;
+  // Told once per time that this worker paused or resumed one.
+  std::function<void(const std::string& session_id)> on_paused;
+  std::function<void(const std::string& session_id)> on_resumed;
 };
 
 // The sandboxes of this node as one worker process uses them (DESIGN.md "Sessions and sandboxes").
@@ -78,8 +85,8 @@ class SessionManager {
 
   // Makes the state directory. Blocking; before anything else.
   Result<void> prepare();
-  // Removes what dead sandboxes left behind, now and every sweep_interval, and fills the pool.
-  // Living ones are used when asked for.
+  // Removes what dead sandboxes left behind, now and every sweep_interval, fills the pool, and
+  // pauses what is idle. Living ones are used when asked for.
   void adopt();
   // Tells every connected agent again what to keep warm, once ManagerOptions::warm has another
   // answer.
@@ -89,7 +96,7 @@ class SessionManager {
   // (the id), kQuota (too many sessions), kUnavailable (no sandbox could be made).
   void find_or_create(const std::string& session_id, SessionOptions options, Callback callback);
   // The session if it has a living sandbox, else kNotFound. `use`: it counts as use, so it ends a
-  // release.
+  // release. A paused one is resumed.
   void find(const std::string& session_id, Callback callback, bool use = true);
 
   // Ends everything in the session; success when there was none.
@@ -97,7 +104,9 @@ class SessionManager {
   // Closes the session after `linger` unless some worker of the node used it since.
   void release(const std::string& session_id, std::chrono::milliseconds linger);
 
+  // What is on disk of living sandboxes; paused ones stay paused. look_up: kNotFound, kValidation.
   void list(std::function<void(std::vector<SandboxRecord>)> callback);
+  void look_up(const std::string& session_id, std::function<void(Result<SandboxRecord>)> callback);
   // Engine::oom_kills of the session's sandbox.
   void oom_kills(const SessionPtr& session, std::function<void(std::uint64_t)> callback);
 
@@ -114,13 +123,28 @@ class SessionManager {
     std::vector<Waiter> waiters;
     std::vector<std::function<void(Result<void>)>> closers;
     bool retried = false;
+    bool pausing = false;
+    std::chrono::steady_clock::time_point pause_again;  // not before
     int hung_up = 0;  // how often in a row the agent ended the connection before it said hello
   };
   using Slots = std::unordered_map<std::string, Slot>;
 
   // Runs `work` on the pool and `then` with what it returned on the loop.
   template <class Work, class Then>
-  void on_pool(Work work, Then then);
+  void on_pool(Work work, Then then) {
+    boost::asio::post(
+        pool_, [this, alive = std::weak_ptr(alive_), guard = boost::asio::make_work_guard(io_),
+                work = std::move(work), then = std::move(then)]() mutable {
+          auto result = work();
+          // Whether the manager lives is asked on its own thread.
+          boost::asio::post(io_, [alive = std::move(alive), then = std::move(then),
+                                  result = std::move(result)]() mutable {
+            if (alive.lock()) {
+              then(std::move(result));
+            }
+          });
+        });
+  }
 
   void want(const std::string& session_id, Waiter waiter, bool use);
   void open(const std::string& session_id, std::uint64_t unreachable_ms);
@@ -138,6 +162,9 @@ class SessionManager {
   void removed(const std::string& session_id, const Result<bool>& result);
   void sweep();
   void disconnect_idle();
+  void watch_idle();
+  void look_whether_idle(const std::string& session_id, Slot& slot);
+  void pause(const std::string& session_id, std::uint64_t since_us);
 
   boost::asio::io_context& io_;
   Engine& engine_;
@@ -146,6 +173,7 @@ class SessionManager {
   Slots slots_;
   std::unordered_map<std::string, std::unique_ptr<boost::asio::steady_timer>> releases_;
   boost::asio::steady_timer sweep_timer_;
+  boost::asio::steady_timer idle_timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::optional<PoolFiller> filler_;
   // Last: its threads use what is above, and are joined first.

@@ -49,6 +49,9 @@ struct UpOptions {
       {"--max-sessions", "Sessions of this node at once (default: 256)", {}},
       {"--pool", "Sandboxes kept ready for new sessions, 0: none (default: 1)", {}},
       {"--destroy-after", "Seconds after which an unused session ends (default: 600)", {}},
+      {"--pause-after",
+       "Seconds after which an idle session is frozen, 0: never (default: 60)",
+       {}},
       {"--result-ttl", "Seconds for which an ended run's output is kept (default: 300)", {}},
   };
   std::string broker_listen;

@@ -109,6 +109,58 @@ async def test_info_list_and_close(system):
         assert error.value.code == -32007
 
 
+async def test_an_idle_session_is_paused_and_the_next_call_resumes_it():
+    with System("--pause-after", "1") as system:
+        async with Client(system) as client:
+            if (await client.call("session.open", {"session_id": "s"}))["enforced"]["pause"] == "none":
+                pytest.skip("SKIPPED: this machine cannot pause sandboxes")
+            await client.call("events.subscribe", {"topics": ["session.*"]})
+
+            async def is_in_state(state):
+                return (await client.call("session.info", {"session_id": "s"}))["state"] == state
+
+            async def until(condition, what):
+                deadline = time.monotonic() + 60
+                while not await condition():
+                    assert time.monotonic() < deadline, what
+                    await asyncio.sleep(0.2)
+
+            # What runs keeps its session awake, whoever reads its output.
+            call = await client.stream("import time\ntime.sleep(4)\nprint('done')", session_id="s")
+            assert (await call.result())["status"] == "completed"
+            events = [p["topic"] for m, p in client.notifications if m == "events.event" and p["data"]["session_id"] == "s"]
+            assert "session.paused" not in events
+            await until(lambda: is_in_state("paused"), "the session is not paused")
+            listed = (await client.call("session.list"))["sessions"]
+            assert [(each["session_id"], each["state"]) for each in listed] == [("s", "paused")]
+            # Another worker process resumes what this one paused.
+            system.kill("runbus-worker")
+            wait_until(lambda: system.pids("runbus-worker"), "the worker is back")
+            assert (await client.run("print(open('kept', 'w').write('x'))", session_id="s"))["stdout"] == "1\n"
+            assert await is_in_state("running")
+
+            async def saw_both():
+                topics = [p["topic"] for m, p in client.notifications if m == "events.event" and p["data"]["session_id"] == "s"]
+                return {"session.paused", "session.resumed"} <= set(topics)
+
+            await until(saw_both, "no events")
+            await until(lambda: is_in_state("paused"), "the session is not paused again")
+            await client.call("session.close", {"session_id": "s"})
+            assert (await client.call("session.list"))["sessions"] == []
+
+
+async def test_a_paused_session_ends_after_its_time():
+    with System("--pause-after", "1", "--destroy-after", "3") as system:
+        async with Client(system) as client:
+            if (await client.call("session.open", {"session_id": "s"}))["enforced"]["pause"] == "none":
+                pytest.skip("SKIPPED: this machine cannot pause sandboxes")
+            await client.run("print(1)", session_id="s")
+            deadline = time.monotonic() + 90
+            while (await client.call("session.list"))["sessions"]:
+                assert time.monotonic() < deadline, "the session is still there"
+                await asyncio.sleep(0.3)
+
+
 async def test_network_needs_the_operators_leave(system):
     async with Client(system) as client:
         with pytest.raises(RpcError) as error:

@@ -229,6 +229,24 @@ TEST_P(Sandboxed, StopsWhilePaused) {
   EXPECT_EQ(1, ::read(fd.get(), &byte, 1));
 }
 
+// A process that was in vfork() while its group was being frozen kept the group from ever being
+// so (cgroup.cc); shells do little else.
+TEST_P(Sandboxed, IsPausedWhateverItsProcessesAreDoing) {
+  if (!enforced("pause", "cgroup")) {
+    GTEST_SKIP() << "pausing is not possible: " << probe_of(GetParam()).why.at("pause");
+  }
+  Session session(GetParam());
+  session.start();
+  session.run(
+      "for i in 1 2 3; do setsid sh -c 'while :; do /bin/true; done' > /dev/null 2>&1 & done");
+  for (int round = 0; round < 60; ++round) {
+    const Result<void> paused = session.engine().pause(session.state_dir());
+    ASSERT_TRUE(paused) << "round " << round << ": " << to_string(paused.error());
+    ASSERT_TRUE(session.engine().resume(session.state_dir()));
+  }
+  EXPECT_THAT(session.run("echo still"), HasSubstr("still"));
+}
+
 TEST_P(Sandboxed, IsDestroyedWithAllItsProcessesAlsoWhilePaused) {
   for (const bool paused : {false, true}) {
     Session session(GetParam());
