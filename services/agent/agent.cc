@@ -299,7 +299,8 @@ void Agent::signal(Connection& connection, std::uint64_t request_id, const v1::S
 
 void Agent::kill(Connection& connection, std::uint64_t request_id, const v1::Kill& request) {
   if (Execution* const execution = find(connection, request_id, request.execution_id())) {
-    execution->kill(request.reason(), request.reason() == "timeout" ? "time" : "");
+    const bool disk = request.limit() == "disk";
+    execution->kill(request.reason(), request.reason() == "timeout" ? "time" : disk ? "disk" : "");
     connection.answer_done(request_id);
   }
 }

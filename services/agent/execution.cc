@@ -349,8 +349,11 @@ void Execution::finish_step() {
 }
 
 std::string Execution::limit_of_outcome() const {
-  if (stopped_ || !limit_.empty() || !WIFSIGNALED(*status_)) {
+  if (stopped_ || !limit_.empty() || *status_ == 0) {
     return limit_;
+  }
+  if (!WIFSIGNALED(*status_)) {
+    return services_.spawner.workspace().is_full() ? "disk" : "";
   }
   const int signal = WTERMSIG(*status_);
   const std::uint64_t cpu_seconds = spawn_.steps(step_).limits().cpu_seconds();

@@ -41,6 +41,8 @@ class Spawner {
  public:
   Spawner(const Workspace& workspace, WarmStarter& warm) : workspace_(workspace), warm_(warm) {}
 
+  const Workspace& workspace() const { return workspace_; }
+
   // `step` has passed check_step.
   Outcome<StartedRun> start(const v1::Step& step) const;
 

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 
@@ -193,6 +195,20 @@ std::optional<Failure> Workspace::write_file(const std::string& path, std::uint3
     return system_failure("cannot write the file", errno);
   }
   return std::nullopt;
+}
+
+bool Workspace::is_full() const {
+  struct statvfs status {};
+  if (::fstatvfs(root_.get(), &status) != 0) {
+    return false;
+  }
+  // Programs are refused before the last block: ext4 keeps some for itself, and takes or refuses a
+  // large write in pieces of up to 2 MiB.
+  constexpr std::uint64_t kPiece = 2U << 20U;
+  const std::uint64_t piece =
+      std::min<std::uint64_t>(kPiece / status.f_frsize, status.f_blocks / 8);
+  return status.f_bavail < std::max<std::uint64_t>(piece, status.f_blocks / 100) ||
+         (status.f_files != 0 && status.f_favail == 0);  // some do not count files
 }
 
 }  // namespace runbus::agent

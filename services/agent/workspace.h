@@ -28,6 +28,9 @@ class Workspace {
   std::optional<Failure> write_file(const std::string& path, std::uint32_t mode, bool append,
                                     std::string_view content) const;
 
+  // Whether its file system has as good as no room or no file left for programs.
+  bool is_full() const;
+
  private:
   UniqueFd open_beneath(const std::string& path, int flags, mode_t mode) const;
   std::optional<Failure> make_parents(const std::vector<std::string>& parts) const;

@@ -26,7 +26,8 @@ constexpr std::array<Named, 30> kSignals = {{
 }};
 
 std::optional<std::string> limit_of(const std::string& name) {
-  for (const std::string_view known : {"time", "memory", "processes", "output", "file_size"}) {
+  for (const std::string_view known :
+       {"time", "memory", "processes", "output", "file_size", "disk"}) {
     if (name == known) {
       return name;
     }

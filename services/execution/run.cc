@@ -141,6 +141,14 @@ void Run::adopt(const agent_v1::Attached& attached) {
 }
 
 void Run::write() {
+  if (session_->over_quota()) {
+    Error error = make_error(ErrorCode::kQuota,
+                             "the session's workspace is as large as it may be (" +
+                                 std::to_string(session_->record().limits.disk) + " bytes)");
+    error.limit = "disk";
+    fail(std::move(error));
+    return;
+  }
   stage_ = Stage::kWriting;
   writes_left_ = 1;
   write_error_.reset();

@@ -69,7 +69,8 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
   options.keeper.state_dir = std::filesystem::absolute(flags.state_dir).string();
   options.keeper.agent = find_agent(flags);
   options.keeper.max_sessions = flags.max_sessions;
-  options.keeper.made_of = flags.engine.runtime + "|" + flags.engine.rootfs;
+  options.keeper.made_of =
+      flags.engine.runtime + "|" + flags.engine.rootfs + "|" + flags.engine.workspace_quota;
   options.pool.size = flags.pool;
   options.pool.session.limits = flags.limits;
   options.destroy_after = std::chrono::seconds(flags.destroy_after);
@@ -150,6 +151,7 @@ std::vector<std::unique_ptr<worker::Service>> make_execution_services(const Node
   } else {
     manager.pause_after = std::chrono::seconds(flags.pause_after);
   }
+  manager.soft_quota = probed.probe.enforced["disk"] == "soft";
   node->manager.emplace(io, *node->engine, std::move(manager));
   if (auto prepared = node->manager->prepare(); !prepared) {
     throw std::runtime_error("--state-dir: " + to_string(prepared.error()));

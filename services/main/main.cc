@@ -22,6 +22,11 @@ void add_engine_flags(CLI::App& app, NodeFlags& flags) {
   app.add_flag("--insecure", flags.engine.insecure,
                "Allow the engine \"process\", which is no boundary");
   app.add_option("--runtime", flags.engine.runtime, "OCI runtime: crun, runc, runsc or a path");
+  app.add_option("--workspace-quota", flags.engine.workspace_quota,
+                 "What bounds a workspace: loop (a file system of its own), soft (measured), none, "
+                 "or auto: the first of loop and soft that works")
+      ->check(CLI::IsMember({"auto", "loop", "soft", "none"}))
+      ->capture_default_str();
   app.add_option("--rootfs", flags.engine.rootfs,
                  "Directory of an unpacked image (default: the host's /usr, read-only)");
 }

@@ -107,13 +107,14 @@ void add_file_systems(Arguments& arguments, const Limits& limits, bool own_var) 
 
 // As root the workspace and the agent may lie below folders that the session's uid cannot enter:
 // they are bound into a small folder that it can, in bwrap's own mount namespace.
-std::vector<MountStep> staging(const std::string& folder, const SandboxSpec& spec) {
+std::vector<MountStep> staging(const std::string& folder, MountStep workspace,
+                               const std::string& agent) {
   using Kind = MountStep::Kind;
   return {{Kind::kTmpfs, {}, folder},
           {Kind::kDirectory, {}, folder + "/workspace"},
-          {Kind::kBind, spec.workspace, folder + "/workspace"},
+          std::move(workspace),
           {Kind::kFile, {}, folder + "/agent"},
-          {Kind::kBind, spec.agent, folder + "/agent"}};
+          {Kind::kBind, agent, folder + "/agent"}};
 }
 
 // bwrap writes one JSON object and then a newline.
@@ -178,7 +179,7 @@ Result<void> BubblewrapEngine::start(Start& start) {
     if (::mkdir(stage.c_str(), 0755) != 0 && errno != EEXIST) {
       return errno_error("mkdir " + stage);
     }
-    launch.mounts = staging(stage, spec);
+    launch.mounts = staging(stage, start.mount_workspace(stage + "/workspace"), spec.agent);
     launch.identity = start.uid;
     workspace = stage + "/workspace";
     agent = stage + "/agent";

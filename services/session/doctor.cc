@@ -105,7 +105,12 @@ std::string describe(const Probe& probe, const std::string& engine) {
     text += "  " + why->second + "\n";
   }
   for (const auto& [resource, how] : probe.enforced) {
-    text += "  " + resource + ": " + (how == "none" ? "NOT enforced" : "enforced by " + how);
+    text += "  " + resource + ": ";
+    if (how == "hard" || how == "soft") {
+      text += how + " limit";
+    } else {
+      text += how == "none" ? "NOT enforced" : "enforced by " + how;
+    }
     if (const auto why = probe.why.find(resource); why != probe.why.end()) {
       text += " (" + why->second + ")";
     }

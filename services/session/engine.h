@@ -16,8 +16,9 @@
 // may overlap, calls for one state_dir may not.
 namespace runbus::session {
 
-// What bounds each resource on this machine: "cgroup", "rlimit", "namespace", "quota", "soft" or
-// "none". `why` tells, for each that is not enforced, the reason in words a newcomer acts on.
+// What bounds each resource on this machine: "cgroup", "rlimit", "namespace" or "none"; disk:
+// "hard", "soft" (not by the engine: whoever uses it measures the workspace) or "none". `why`
+// tells, for each that is not enforced, the reason in words a newcomer acts on.
 struct Probe {
   bool works = false;
   std::map<std::string, std::string> enforced;  // memory, pids, cpu, disk, network, pause
@@ -86,6 +87,9 @@ struct EngineOptions {
   std::string rootfs;   // an unpacked image; empty: read-only binds of the host's /usr and friends
   std::uint32_t first_uid = 200000;  // range of host uids for sessions, as root
   std::uint32_t uid_count = 10000;
+  // What bounds a workspace: "loop" (an image on a loop device), "soft", "none", or "auto": the
+  // first of loop and soft that this machine can.
+  std::string workspace_quota = "auto";
 };
 Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options);
 

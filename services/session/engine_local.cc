@@ -18,7 +18,8 @@
 namespace runbus::session {
 namespace {
 
-constexpr std::chrono::seconds kDestroyBound{5};
+// Unmounting a workspace may have to write what was not written yet.
+constexpr std::chrono::seconds kDestroyBound{20};
 // Every process has to be scheduled once, on a machine that may be busy.
 constexpr std::chrono::seconds kFreezeBound{10};
 constexpr rlim_t kOpenFiles = 16384;
@@ -70,6 +71,16 @@ std::vector<int> LocalEngine::Start::join_descriptors() const {
   return files;
 }
 
+MountStep LocalEngine::Start::mount_workspace(const std::string& target) const {
+  MountStep step{MountStep::Kind::kBind, spec.workspace, target};
+  if (!image.device.empty()) {
+    step.kind = MountStep::Kind::kImage;
+    step.source = image.device;
+    step.owner = uid;
+  }
+  return step;
+}
+
 std::vector<std::pair<int, rlim_t>> LocalEngine::resource_limits(const Limits& limits) const {
   rlimit files{};
   ::getrlimit(RLIMIT_NOFILE, &files);
@@ -102,7 +113,16 @@ Result<void> LocalEngine::prepare(Start& start) {
       }
       start.uid = start.state.claimed_uid = *claimed;
     }
-    for (const int folder : {start.workspace.get(), spec.log_dir_fd}) {
+    const bool image = image_problem().empty();
+    if (image) {
+      Result<WorkspaceImage> made =
+          make_workspace_image(spec.state_dir + "/workspace.img", spec.limits.disk);
+      if (!made) {
+        return made.error();
+      }
+      start.image = std::move(*made);
+    }
+    for (const int folder : {image ? -1 : start.workspace.get(), spec.log_dir_fd}) {
       if (const Result<void> given = folder < 0 ? Result<void>() : hand_over(folder, start.uid);
           !given) {
         return given.error();
@@ -156,6 +176,7 @@ Result<Sandbox> LocalEngine::create_with(const SandboxSpec& spec,
   Start begun{.spec = spec,
               .command = std::move(command),
               .workspace = {},
+              .image = {},
               .log_dir = {},
               .log = {},
               .join = {},

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "services/session/engine.h"
 #include "services/session/engine_state.h"
 #include "services/session/launch.h"
+#include "services/session/workspace_image.h"
 
 // What the engines of this host share: a sandbox is a tree of local processes, maybe in a cgroup,
 // described by its EngineState. They differ in how they start it.
@@ -33,6 +35,7 @@ class LocalEngine : public Engine {
     std::vector<std::string> command;  // the agent's path in the sandbox and its arguments
     std::uint32_t uid = 0;             // of the host; 0: the caller's own
     UniqueFd workspace;
+    WorkspaceImage image;  // the workspace's file system, where it has one of its own
     UniqueFd log_dir;
     UniqueFd log;                // descriptors 1 and 2
     std::vector<UniqueFd> join;  // cgroup.procs files
@@ -40,6 +43,8 @@ class LocalEngine : public Engine {
     // Descriptors 0 to 4 of the sandbox.
     std::vector<int> descriptors() const;
     std::vector<int> join_descriptors() const;
+    // Puts the workspace at `target` of the launch's mount namespace.
+    MountStep mount_workspace(const std::string& target) const;
     // Writes the state, and again when it changes.
     Result<void> record() const { return state.save(spec.state_dir); }
   };
@@ -68,12 +73,17 @@ class LocalEngine : public Engine {
  private:
   Result<void> prepare(Start& start);
   Result<Sandbox> create_with(const SandboxSpec& spec, std::vector<std::string> command);
-  void fill_enforced(Probe& probe) const;
+  void fill_enforced(Probe& probe);
   std::string check_probe_output(const std::string& log) const;
+  // Why workspaces are not images here; empty: they are.
+  const std::string& image_problem();
+  std::string try_image() const;
 
   EngineOptions options_;
   CgroupRoom room_;
   bool as_root_;
+  std::once_flag image_tried_;
+  std::string image_problem_;
 };
 
 }  // namespace runbus::session

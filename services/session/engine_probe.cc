@@ -25,6 +25,8 @@ constexpr const char* kScript =
     "echo pid $$; mount -t tmpfs none /tmp 2>/dev/null && echo mounted; "
     ": > /workspace/probe && echo writable; echo end";
 
+constexpr std::uint64_t kTrialImage = 4U << 20U;
+
 // A folder for one probe, removed with all that is in it.
 class ScratchFolder {
  public:
@@ -72,8 +74,42 @@ std::string LocalEngine::check_probe_output(const std::string& log) const {
   return {};
 }
 
+const std::string& LocalEngine::image_problem() {
+  std::call_once(image_tried_, [this] { image_problem_ = try_image(); });
+  return image_problem_;
+}
+
+std::string LocalEngine::try_image() const {
+  const std::string& wanted = options_.workspace_quota;
+  if (wanted != "auto" && wanted != "loop") {
+    return "--workspace-quota " + wanted;
+  }
+  if (!is_boundary()) {
+    return "the process engine has no file systems of its own";
+  }
+  if (!as_root_) {
+    return "only root can give a workspace a file system of its own";
+  }
+  const ScratchFolder scratch;
+  const Result<WorkspaceImage> image = make_workspace_image(scratch.path() + "/image", kTrialImage);
+  if (!image) {
+    return to_string(image.error());
+  }
+  Launch launch;
+  launch.argv = {"/bin/true"};
+  launch.descriptors = {-1, -1, -1};
+  launch.mounts = {{MountStep::Kind::kImage, image->device, scratch.path()}};
+  const Result<int> code =
+      run_program(launch, std::chrono::steady_clock::now() + std::chrono::seconds(5));
+  return code ? std::string() : to_string(code.error());
+}
+
 Probe LocalEngine::probe() {
   Probe probe;
+  if (options_.workspace_quota == "loop" && !image_problem().empty()) {
+    probe.why["works"] = "--workspace-quota loop: " + image_problem();
+    return probe;
+  }
   if (std::string reason = missing(); !reason.empty()) {
     probe.why["works"] = std::move(reason);
     return probe;
@@ -120,7 +156,7 @@ Probe LocalEngine::probe() {
   return probe;
 }
 
-void LocalEngine::fill_enforced(Probe& probe) const {
+void LocalEngine::fill_enforced(Probe& probe) {
   for (const char* resource : {"memory", "pids", "cpu"}) {
     const bool bound = room_.has(resource);
     probe.enforced[resource] = bound ? "cgroup" : "none";
@@ -135,10 +171,18 @@ void LocalEngine::fill_enforced(Probe& probe) const {
   if (const auto why = room_.why.find("freezer"); why != room_.why.end()) {
     probe.why["pause"] = why->second;
   }
-  probe.enforced["disk"] = "none";
-  probe.why["disk"] =
-      "each file is bounded (RLIMIT_FSIZE), the sum of the workspace's files is not; put the state "
-      "directory on a file system of its own to protect the rest of the machine";
+  const std::string& problem = image_problem();
+  if (problem.empty()) {
+    probe.enforced["disk"] = "hard";
+  } else if (options_.workspace_quota == "none") {
+    probe.enforced["disk"] = "none";
+    probe.why["disk"] =
+        "--workspace-quota none: each file is bounded (RLIMIT_FSIZE), the sum of them is not";
+  } else {
+    probe.enforced["disk"] = "soft";
+    probe.why["disk"] =
+        "workspaces are measured, so one may be over its quota for a second (" + problem + ")";
+  }
   probe.enforced["network"] = is_boundary() ? "namespace" : "none";
   if (!is_boundary()) {
     probe.why["network"] = "the process engine has no boundary";

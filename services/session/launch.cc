@@ -204,6 +204,22 @@ Result<void> await_exec(int report, const std::string& program) {
 
 }  // namespace
 
+namespace {
+
+// mkfs.ext4 makes lost+found, which is no file of the session.
+bool mount_image(const MountStep& step) {
+  const char* target = step.target.c_str();
+  if (::mount(step.source.c_str(), target, "ext4", MS_NOSUID | MS_NODEV, "noinit_itable") != 0) {
+    return false;
+  }
+  const int top = ::open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return top >= 0 && (::unlinkat(top, "lost+found", AT_REMOVEDIR) == 0 || errno == ENOENT) &&
+         ::fchmod(top, 0700) == 0 && ::fchown(top, step.owner, step.owner) == 0 &&
+         ::close(top) == 0;
+}
+
+}  // namespace
+
 bool perform(const MountStep& step) {
   const char* target = step.target.c_str();
   switch (step.kind) {
@@ -223,6 +239,8 @@ bool perform(const MountStep& step) {
       return ::mount(step.source.c_str(), target, nullptr, MS_BIND, nullptr) == 0 &&
              ::mount(nullptr, target, nullptr, MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV,
                      nullptr) == 0;
+    case MountStep::Kind::kImage:
+      return mount_image(step);
     case MountStep::Kind::kDetach:
       return ::umount2(target, MNT_DETACH) == 0;
   }

@@ -27,11 +27,13 @@ struct MountStep {
     kLink,       // makes target a symbolic link to source
     kBind,       // source at target, nosuid and nodev
     kDetach,     // lazily unmounts target
+    kImage,      // the ext4 file system of the device source at target, whose top owner gets
   };
   Kind kind;
   std::string source;
   std::string target;
   mode_t mode = 0755;  // of a directory
+  uid_t owner = 0;     // of an image
 };
 
 // Performs one step in the caller's own mount namespace; false leaves errno. Async-signal-safe.

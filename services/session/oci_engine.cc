@@ -116,7 +116,7 @@ Result<std::string> OciEngine::make_bundle(const Start& start, Launch& launch) c
     }
     launch.mounts.push_back({Kind::kTmpfs, {}, stage});
     launch.mounts.push_back({Kind::kDirectory, {}, bundle.workspace});
-    launch.mounts.push_back({Kind::kBind, spec.workspace, bundle.workspace});
+    launch.mounts.push_back(start.mount_workspace(bundle.workspace));
     const std::vector<MountStep> points =
         mount_points(bundle.view, bundle.rootfs, bundle.generated);
     launch.mounts.insert(launch.mounts.end(), points.begin(), points.end());

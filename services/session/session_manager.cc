@@ -39,6 +39,7 @@ SessionManager::SessionManager(asio::io_context& io, Engine& engine, ManagerOpti
       keeper_(engine, options_.keeper),
       sweep_timer_(io),
       idle_timer_(io),
+      quota_timer_(io),
       pool_(kPoolThreads) {}
 
 SessionManager::~SessionManager() {
@@ -68,6 +69,9 @@ void SessionManager::adopt() {
   sweep();
   if (options_.pause_after.count() > 0) {
     watch_idle();
+  }
+  if (options_.soft_quota) {
+    watch_quotas();
   }
   if (options_.pool.size > 0) {
     // Often enough that an agent of the pool is never without a worker for destroy_after.

@@ -33,6 +33,8 @@ class Session {
   std::string workspace() const;
   // The shared connection; may break at any time (requests are then answered with kConnection).
   AgentClient& agent() const { return *agent_; }
+  // Its workspace was larger than Limits::disk when it was last measured (a soft quota).
+  bool over_quota() const { return over_quota_; }
   std::shared_ptr<AgentClient> shared_agent() const { return agent_; }
   // A connection of the caller's own: an execution has one attachment per connection.
   std::shared_ptr<AgentClient> connect(std::function<void(Result<void>)> ready) const;
@@ -42,6 +44,7 @@ class Session {
   boost::asio::any_io_executor executor_;
   SandboxRecord record_;
   std::shared_ptr<AgentClient> agent_;
+  bool over_quota_ = false;
 };
 
 using SessionPtr = std::shared_ptr<Session>;
@@ -55,6 +58,8 @@ struct ManagerOptions {
   // A session in which nothing runs and which nobody uses for this long is frozen until the next
   // call; 0: never. The engine must be able to.
   std::chrono::milliseconds pause_after{0};
+  // Measure workspaces, and end what runs in one that is larger than it may be.
+  bool soft_quota = false;
   PoolOptions pool;
   // Interpreters that agents keep warm; asked when an agent is connected.
   std::function<std::vector<agent_v1::Warm>()> warm;
@@ -125,6 +130,9 @@ class SessionManager {
     bool retried = false;
     bool pausing = false;
     std::chrono::steady_clock::time_point pause_again;  // not before
+    bool measuring = false;
+    bool unmeasured = false;                              // it was used since
+    std::chrono::steady_clock::time_point measure_again;  // not before
     int hung_up = 0;  // how often in a row the agent ended the connection before it said hello
   };
   using Slots = std::unordered_map<std::string, Slot>;
@@ -165,6 +173,10 @@ class SessionManager {
   void watch_idle();
   void look_whether_idle(const std::string& session_id, Slot& slot);
   void pause(const std::string& session_id, std::uint64_t since_us);
+  void watch_quotas();
+  void measure(const std::string& session_id, Slot& slot);
+  void measured(const std::string& session_id, const SandboxRecord& record, bool over,
+                std::chrono::steady_clock::duration took);
 
   boost::asio::io_context& io_;
   Engine& engine_;
@@ -174,6 +186,7 @@ class SessionManager {
   std::unordered_map<std::string, std::unique_ptr<boost::asio::steady_timer>> releases_;
   boost::asio::steady_timer sweep_timer_;
   boost::asio::steady_timer idle_timer_;
+  boost::asio::steady_timer quota_timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::optional<PoolFiller> filler_;
   // Last: its threads use what is above, and are joined first.

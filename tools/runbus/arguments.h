@@ -46,6 +46,8 @@ struct UpOptions {
       {"--memory", "Memory of a session, in bytes (default: 512 MiB)", {}},
       {"--cpus", "Processors of a session (default: 1)", {}},
       {"--processes", "Processes of a session (default: 256)", {}},
+      {"--disk", "Bytes of a session's workspace (default: 1 GiB)", {}},
+      {"--workspace-quota", "What bounds it: auto, loop, soft or none (default: auto)", {}},
       {"--max-sessions", "Sessions of this node at once (default: 256)", {}},
       {"--pool", "Sandboxes kept ready for new sessions, 0: none (default: 1)", {}},
       {"--destroy-after", "Seconds after which an unused session ends (default: 600)", {}},

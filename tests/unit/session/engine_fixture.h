@@ -41,11 +41,14 @@ inline const Probe& probe_of(const std::string& engine) {
   return probes[engine];
 }
 
-inline std::unique_ptr<Engine> engine_of(const std::string& name, const std::string& rootfs = {}) {
+// Most tests look into the workspace from outside, so it is a folder of the host.
+inline std::unique_ptr<Engine> engine_of(const std::string& name, const std::string& rootfs = {},
+                                         const std::string& workspace_quota = "soft") {
   EngineOptions options;
   options.engine = name;
   options.insecure = true;
   options.rootfs = rootfs;
+  options.workspace_quota = workspace_quota;
   options.runtime = runtime_under_test();
   return std::move(make_engine(options).value());
 }
@@ -53,8 +56,9 @@ inline std::unique_ptr<Engine> engine_of(const std::string& name, const std::str
 // One sandbox with everything it needs, destroyed and removed at the end.
 class Session {
  public:
-  explicit Session(std::string engine, std::string agent = RUNBUS_TEST_AGENT)
-      : engine_name_(std::move(engine)), engine_(engine_of(engine_name_)) {
+  explicit Session(std::string engine, std::string agent = RUNBUS_TEST_AGENT,
+                   const std::string& workspace_quota = "soft")
+      : engine_name_(std::move(engine)), engine_(engine_of(engine_name_, {}, workspace_quota)) {
     std::string pattern = (std::filesystem::temp_directory_path() / "runbus-test-XXXXXX").string();
     folder_ = ::mkdtemp(pattern.data());
     ::mkdir((folder_ + "/state").c_str(), 0700);

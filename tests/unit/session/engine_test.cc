@@ -180,6 +180,42 @@ TEST_P(Sandboxed, BoundsTheSizeOfAFile) {
   EXPECT_THAT(session.run("stat -c %s big"), HasSubstr("1048576"));
 }
 
+// Whether a loop device is still of this folder.
+bool has_loop_device(const std::string& folder) {
+  std::error_code ignored;
+  for (std::filesystem::directory_iterator it("/sys/block", ignored), end; it != end;
+       it.increment(ignored)) {
+    if (read_small_file(it->path().string() + "/loop/backing_file").starts_with(folder)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+TEST_P(Sandboxed, BoundsAWorkspaceOfItsOwnFileSystemAndLeavesNoDevice) {
+  if (!enforced("disk", "hard")) {
+    GTEST_SKIP() << "no loop devices: " << probe_of(GetParam()).why.at("disk");
+  }
+  Session session(GetParam(), RUNBUS_TEST_AGENT, "loop");
+  session.spec().limits.disk = 8U << 20;
+  session.start();
+  EXPECT_TRUE(has_loop_device(session.state_dir()));
+  EXPECT_THAT(session.run("stat -c '%u %a' /workspace; ls -A /workspace"),
+              HasSubstr("1000 700\nexit 0"));
+  EXPECT_THAT(session.run("head -c 4000000 /dev/zero > fits"), HasSubstr("exit 0"));
+  EXPECT_THAT(session.run("head -c 6000000 /dev/zero > large"), Not(HasSubstr("exit 0")));
+  EXPECT_THAT(
+      session.run("for i in 1 2 3 4; do mkdir -p $i/$i; echo x > $i/$i/file; done; rm large"),
+      HasSubstr("exit 0"));
+  // A second sandbox has a file system of its own.
+  Session other(GetParam(), RUNBUS_TEST_AGENT, "loop");
+  other.start();
+  EXPECT_THAT(other.run("ls -A /workspace"), HasSubstr("exit 0"));
+  EXPECT_THAT(other.run("ls -A /workspace"), Not(HasSubstr("fits")));
+  EXPECT_TRUE(session.engine().destroy(session.state_dir()));
+  EXPECT_TRUE(eventually([&] { return !has_loop_device(session.state_dir()); }));
+}
+
 TEST_P(Sandboxed, SurvivesAMemoryBombWhichTheKernelEndsAndCounts) {
   if (!enforced("memory", "cgroup")) {
     GTEST_SKIP() << "memory is not enforced: " << probe_of(GetParam()).why.at("memory");
