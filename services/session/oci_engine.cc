@@ -6,12 +6,14 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "services/session/doctor.h"
 #include "services/session/engine_uid.h"
 #include "services/session/oci_engine_bundle.h"
 #include "services/session/rootfs.h"
+#include "services/session/seccomp_policy.h"
 
 namespace runbus::session {
 namespace {
@@ -97,6 +99,13 @@ Result<std::string> OciEngine::make_bundle(const Start& start, Launch& launch) c
   bundle.resource_limits = resource_limits(spec.limits);
   bundle.agent = spec.agent;
   bundle.view = std::move(*view);
+  if (crun_) {
+    Result<std::string> program = seccomp_program();
+    if (!program) {
+      return program.error();
+    }
+    bundle.seccomp_program = std::move(*program);
+  }
   using Kind = MountStep::Kind;
   if (as_root()) {
     // On a tmpfs in the runtime's own mount namespace: nothing to remove, and reachable for the
@@ -194,6 +203,14 @@ Result<void> OciEngine::start(Start& start) {
 void OciEngine::clean_up(const EngineState& state) {
   if (state.runtime.empty()) {
     return;
+  }
+  if (state.runtime.ends_with("/crun")) {
+    // All that "crun delete" has left to do: the cgroups are ours and the processes have ended.
+    std::error_code failure;
+    std::filesystem::remove_all(state.runtime_root + "/" + id_of(state), failure);
+    if (!failure) {
+      return;
+    }
   }
   Launch launch;
   launch.argv = runtime_command(state.runtime, state.runtime_root);

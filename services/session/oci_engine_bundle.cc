@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <set>
 
+#include "proto/wire/transcoder.h"
 #include "services/session/seccomp_policy.h"
 
 namespace runbus::session {
@@ -219,6 +220,14 @@ std::string bundle_config(const Bundle& bundle) {
   writer.Bool(true);
   writer.EndObject();
   text(writer, "hostname", "runbus");
+  if (!bundle.seccomp_program.empty()) {
+    writer.Key("annotations");
+    writer.StartObject();
+    std::string encoded;
+    wire::append_base64(bundle.seccomp_program, encoded);
+    text(writer, "run.oci.seccomp_bpf_data", encoded);
+    writer.EndObject();
+  }
   write_mounts(writer, bundle);
   write_linux(writer, bundle);
   writer.EndObject();

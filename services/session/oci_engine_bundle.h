@@ -25,6 +25,9 @@ struct Bundle {
   std::string cgroup;        // cgroupsPath; empty: none
   Limits limits;
   std::vector<std::pair<int, rlim_t>> resource_limits;
+  // The filter of system calls as the kernel takes it, for crun, which else compiles the rules for
+  // every sandbox anew; empty: by the rules.
+  std::string seccomp_program;
   Rootfs view;
 };
 
