@@ -146,7 +146,8 @@ void SessionService::count_running(const session::SandboxRecord& record,
   }
   manager_->find(
       record.session_id,
-      [callback = std::move(callback)](const Result<session::SessionPtr>& session) {
+      [manager = std::weak_ptr(manager_),
+       callback = std::move(callback)](const Result<session::SessionPtr>& session) {
         if (!session) {
           callback(std::nullopt);
           return;
@@ -154,7 +155,14 @@ void SessionService::count_running(const session::SandboxRecord& record,
         agent_v1::AgentRequest message;
         message.mutable_list();
         (*session)->agent().request(
-            std::move(message), {}, [callback](const Result<agent_v1::AgentReply>& reply) {
+            std::move(message), {},
+            [manager, callback,
+             asked = std::weak_ptr(*session)](const Result<agent_v1::AgentReply>& reply) {
+              const auto living = manager.lock();
+              const auto known = asked.lock();
+              if (living && known) {
+                living->looked(*known);
+              }
               if (!reply) {
                 callback(std::nullopt);
                 return;

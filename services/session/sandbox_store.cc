@@ -332,6 +332,10 @@ std::uint64_t SandboxStore::marked_us(const std::string& key, Mark mark) const {
          static_cast<std::uint64_t>(status.st_mtim.tv_nsec) / 1000;
 }
 
+void SandboxStore::clear(const std::string& key, Mark mark) const {
+  ::unlink(mark_path(key, mark).c_str());
+}
+
 bool SandboxStore::is_paused(const std::string& key) const {
   return ::access((dir(key) + "/paused").c_str(), F_OK) == 0;
 }

@@ -88,12 +88,13 @@ class SandboxStore {
   enum class Mark {
     kUsed,    // a call came for it
     kHeld,    // some worker works in it or reads from it
-    kLooked,  // its agent was asked something that is no use of it
+    kLooked,  // its agent was asked something that is no use of it, and has not answered
   };
   // Notes that it happens now, and when it happened (microseconds since 1970; 0: never). Quick
   // enough for the loop.
   void touch(const std::string& key, Mark mark = Mark::kUsed) const;
   std::uint64_t marked_us(const std::string& key, Mark mark) const;
+  void clear(const std::string& key, Mark mark) const;
   std::uint64_t last_used_us(const std::string& key) const { return marked_us(key, Mark::kUsed); }
 
   // Whether the sandbox may be frozen: noted before it is, and until it no longer is. Quick enough

@@ -103,6 +103,8 @@ class SessionManager {
   // The session if it has a living sandbox, else kNotFound. `use`: it counts as use, so it ends a
   // release. A paused one is resumed.
   void find(const std::string& session_id, Callback callback, bool use = true);
+  // What a find() without use was for has been answered: until then the session is not paused.
+  void looked(const Session& session);
 
   // Ends everything in the session; success when there was none.
   void close(const std::string& session_id, std::function<void(Result<void>)> callback);

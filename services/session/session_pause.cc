@@ -22,6 +22,10 @@ std::uint64_t now_us() {
 
 }  // namespace
 
+void SessionManager::looked(const Session& session) {
+  keeper_.store().clear(session.record().key, SandboxStore::Mark::kLooked);
+}
+
 void SessionManager::watch_idle() {
   // Several times within pause_after, so that what a worker holds is marked in time.
   idle_timer_.expires_after(std::clamp(options_.pause_after / 4, kShortestLook, kLongestLook));
