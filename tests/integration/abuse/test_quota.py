@@ -5,19 +5,17 @@ import pytest
 from harness.client import Client, RpcError
 from harness.system import System
 
-DISK = 64 << 20
+DISK = 24 << 20
 # Files of a workspace of this size.
 FILES = DISK // 16384
 
-# Holds on for a while after it was stopped, so that a quota that is measured sees it.
+# A quota that is measured finds what was written a moment later.
 FILL = """
 import time
 try:
     {attack}
-except OSError:
-    time.sleep(6)
-    raise
-time.sleep(20)
+finally:
+    time.sleep({hold})
 """
 ATTACKS = {
     "one large file": "f = open('fill', 'wb')\n    for _ in range(%d): f.write(bytes(1 << 20)); f.flush()" % (DISK >> 19),
@@ -50,7 +48,7 @@ async def test_filling_the_workspace_is_ended_and_named(bounded, name):
         session = name.replace(" ", "-")
         opened = await client.call("session.open", {"session_id": session})
         assert opened["enforced"]["disk"] == ("hard" if bounded.quota == "loop" else "soft")
-        result = await client.run(FILL.format(attack=ATTACKS[name]), session_id=session, config={"timeout": 120})
+        result = await client.run(FILL.format(attack=ATTACKS[name], hold=100 if bounded.quota == "soft" else 0), session_id=session, config={"timeout": 120})
         assert (result["status"], result["limit"]) == ("failed", "disk"), result
         if bounded.quota == "soft":
             with pytest.raises(RpcError) as refused:

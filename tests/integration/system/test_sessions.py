@@ -85,8 +85,7 @@ async def test_a_new_session_takes_a_sandbox_of_the_pool():
             wait_until(lambda: len(pool(system)[1]) == 2, "the pool is full again")
             kept = set(pool(system)[1])
             system.kill("runbus-worker")
-            wait_until(lambda: system.pids("runbus-worker"), "the worker is back")
-            assert (await client.run("print(2)", session_id="a"))["stdout"] == "2\n"
+            assert (await run_when_back(client, "print(2)", "a"))["stdout"] == "2\n"
             assert kept <= set(pool(system)[1])
             await client.call("session.close", {"session_id": "a"})
             wait_until(lambda: not os.path.exists(taken), "what session a had is gone")
@@ -109,6 +108,18 @@ async def test_info_list_and_close(system):
         assert error.value.code == -32007
 
 
+async def run_when_back(client, code, session_id):
+    """Runs `code` once the worker that was killed has attached again."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return await client.run(code, session_id=session_id)
+        except RpcError as error:
+            if error.code not in (-32601, -32003) or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
 async def test_an_idle_session_is_paused_and_the_next_call_resumes_it():
     with System("--pause-after", "1") as system:
         async with Client(system) as client:
@@ -120,7 +131,7 @@ async def test_an_idle_session_is_paused_and_the_next_call_resumes_it():
                 return (await client.call("session.info", {"session_id": "s"}))["state"] == state
 
             async def until(condition, what):
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + 120
                 while not await condition():
                     assert time.monotonic() < deadline, what
                     await asyncio.sleep(0.2)
@@ -135,8 +146,8 @@ async def test_an_idle_session_is_paused_and_the_next_call_resumes_it():
             assert [(each["session_id"], each["state"]) for each in listed] == [("s", "paused")]
             # Another worker process resumes what this one paused.
             system.kill("runbus-worker")
-            wait_until(lambda: system.pids("runbus-worker"), "the worker is back")
-            assert (await client.run("print(open('kept', 'w').write('x'))", session_id="s"))["stdout"] == "1\n"
+            again = await run_when_back(client, "print(open('kept', 'w').write('x'))", "s")
+            assert again["stdout"] == "1\n"
             assert await is_in_state("running")
 
             async def saw_both():
@@ -178,7 +189,7 @@ async def test_a_connections_session_ends_after_it():
             async def open_sessions():
                 return [each["session_id"] for each in (await other.call("session.list"))["sessions"]]
 
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while session in await open_sessions():
                 assert time.monotonic() < deadline, "the session is still there"
                 await asyncio.sleep(0.2)
