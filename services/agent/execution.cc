@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@ constexpr std::uint64_t kDefaultLogSize = 64ULL << 20;
 constexpr std::uint64_t kMaxLogSize = 4ULL << 30;
 constexpr std::uint64_t kLongestTimeoutMs = 365ULL * 24 * 3600 * 1000;
 constexpr int kCannotStart = 126;
+constexpr std::chrono::seconds kReportPatience{2};
 
 std::uint64_t wall_clock_ms() {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -64,6 +66,7 @@ Execution::Execution(Services& services, v1::Spawn spawn, Callbacks callbacks)
       input_(services.loop),
       pipes_{
           {{.stream = kStdout, .fd = {}, .watch = {}}, {.stream = kStderr, .fd = {}, .watch = {}}}},
+      spare_report_(services.loop),
       timeout_(services.loop),
       step_timeout_(services.loop) {}
 
@@ -100,7 +103,8 @@ std::optional<Failure> Execution::start_step() {
   StartedRun& run = std::get<StartedRun>(started);
   helper_ = run.helper;
   const pid_t warm_program = run.program;
-  if (warm_program != 0) {
+  warm_ = warm_program != 0;
+  if (warm_) {
     services_.reaper.transfer(helper_, *this);
   } else {
     services_.reaper.add(helper_, *this);
@@ -117,12 +121,32 @@ std::optional<Failure> Execution::start_step() {
     step_timeout_.after(timeout_of(step.timeout_ms()), [this] { kill("timeout", "time"); });
   }
   update_reading();
-  if (warm_program != 0) {
+  if (warm_) {
     program_ = warm_program;
     state_ = State::kRunning;
+    watch_spare();
     announce_started(std::nullopt);
   }
   return std::nullopt;
+}
+
+// The helper of a spare may not be our child, so we are not told when a program stops it. The
+// program's end is seen here, and then the helper has to say so.
+void Execution::watch_spare() {
+  spare_.reset(static_cast<int>(::syscall(SYS_pidfd_open, program_, 0)));
+  if (spare_ && !spare_watch_.open(services_.loop, spare_.get(), EPOLLIN,
+                                   [this](std::uint32_t) { on_spare_ended(); })) {
+    spare_.reset();
+  }
+}
+
+void Execution::on_spare_ended() {
+  spare_watch_.clear();
+  spare_.reset();
+  if (state_ == State::kRunning) {
+    services_.reaper.resume(helper_);
+    spare_report_.after(kReportPatience, [this] { on_helper_lost(); });
+  }
 }
 
 bool Execution::watch_run(StartedRun run) {
@@ -229,6 +253,7 @@ void Execution::on_report(const HelperReport& report) {
 
 void Execution::on_helper_lost() {
   reports_watch_.clear();
+  spare_report_.cancel();
   if (state_ == State::kRunning) {
     // Killed by somebody; its program goes with it (and may have ended by itself just before: the
     // reaper tells).
@@ -262,6 +287,9 @@ void Execution::on_swept() {
 }
 
 void Execution::set_status(int status) {
+  spare_watch_.clear();
+  spare_.reset();
+  spare_report_.cancel();
   status_ = status;
   program_ = 0;
   state_ = State::kCleaning;
@@ -385,6 +413,7 @@ void Execution::end() {
   exited_.set_peak_memory(peak_memory_);
   exited_.set_step(static_cast<std::uint32_t>(step_));
   exited_.set_tag(tag());
+  exited_.set_warm(warm_);
   exited_.set_started_ms(started_ms_);
   exited_.set_ended_ms(wall_clock_ms());
   // Pumping ends attachments, which leave the list.

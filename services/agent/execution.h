@@ -101,6 +101,8 @@ class Execution final : public Reaper::Run {
   void on_report(const HelperReport& report);
   void on_start_failed(const Failure& failure);
   void on_helper_lost();
+  void watch_spare();
+  void on_spare_ended();
   void announce_started(std::optional<Failure> failure);
   void set_status(int status);
   void on_program_reaped(int status, const rusage& usage) override;
@@ -134,10 +136,14 @@ class Execution final : public Reaper::Run {
   UniqueFd reports_;
   Watch reports_watch_;
   std::array<OutputPipe, 2> pipes_;
+  UniqueFd spare_;  // pidfd of a warm program
+  Watch spare_watch_;
+  Timer spare_report_;  // from a warm program's end to its helper's report
   Timer timeout_;
   Timer step_timeout_;
 
   bool announced_ = false;
+  bool warm_ = false;          // the step's program is a spare
   std::optional<int> status_;  // of the step's program
   bool stopped_ = false;       // killed by us: no next step
   bool drain_all_ = false;     // even if nobody has credit

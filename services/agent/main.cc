@@ -90,7 +90,24 @@ bool is_directory(int fd) {
   return ::fstat(fd, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+// As far from the OOM killer's choice as the machine lets us: programs, which are offered to it
+// first, can make themselves equal to us, never less. Only while dumpable a process owns its file
+// in /proc.
+void withdraw_from_oom_killer() {
+  const UniqueFd file(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
+  if (!file) {
+    return;
+  }
+  // A score below the floor that we inherited is refused; the floor is found by halving.
+  for (int refused = -1001, lowest = 0; lowest - refused > 1;) {
+    const int score = (refused + lowest - 1) / 2;
+    const std::string text = std::to_string(score);
+    (::pwrite(file.get(), text.data(), text.size(), 0) > 0 ? lowest : refused) = score;
+  }
+}
+
 void prepare_process() {
+  withdraw_from_oom_killer();
   // Programs run with our uid: they may not read our memory or descriptors.
   ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   // PID 1 gets orphans anyway.

@@ -88,7 +88,7 @@ def help_until_none_is_left(pipe, spare):
 
 
 # Returns in the spares, with the job's socket.
-def help(control_fd):
+def help(control_fd, ranges):
     os.setsid()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -100,6 +100,7 @@ def help(control_fd):
         job_fd, pipe = receive(control, 2)
         spare = os.fork()
         if not spare:
+            populate(ranges)  # before anything else touches them one by one
             break
         os.close(job_fd)
         help_until_none_is_left(pipe, spare)
@@ -342,8 +343,7 @@ raise ValueError("dry")
 """
 
 
-# Does what a run does, with /dev/null for its streams: in the parent for what is made at its first use, in a spare for the
-# pages and caches.
+# Does what a run does, with /dev/null for its streams, for what is made at its first use.
 def run_dry():
     own = sys.modules["__main__"]
     streams = [sys.stdin, sys.stdout, sys.stderr]
@@ -450,11 +450,9 @@ def main():
             os.close(control_fd)
         control.detach()
     try:
-        job_fd = help(control_fd)
+        job_fd = help(control_fd, ranges)
     except BaseException:
         os._exit(1)
-    populate(ranges)
-    run_dry()
     gc.freeze()
     run(program, job_fd, own_locale)
 

@@ -22,6 +22,7 @@ constexpr int kLooksPerTurn = 4;
 constexpr std::chrono::milliseconds kLongestPause{50};
 // About five seconds of them.
 constexpr int kPatientLooks = 100;
+constexpr int kForgivenStops = 8;
 
 sigset_t taken_signals() {
   sigset_t set;
@@ -72,9 +73,11 @@ void Reaper::reap() {
       break;
     }
     if (WIFSTOPPED(status)) {
-      // A helper never stops by itself: a program did it, to keep its end from being reported.
-      if (helpers_.contains(pid)) {
-        ::kill(pid, SIGKILL);
+      // A helper never stops by itself: a program did it, to keep its end from being reported, or
+      // an earlier run's to a spare.
+      const auto helper = helpers_.find(pid);
+      if (helper != helpers_.end()) {
+        ::kill(pid, ++helper->second.stops > kForgivenStops ? SIGKILL : SIGCONT);
       }
       continue;
     }
@@ -158,7 +161,7 @@ void Reaper::release(pid_t helper) {
 void Reaper::lost(pid_t helper) {
   Helper& entry = helpers_.at(helper);
   entry.lost = true;
-  kill_helper(helper, entry);
+  signal_helper(helper, entry, SIGKILL);
   strangers_ = true;
   pause_ = std::chrono::milliseconds(0);
   schedule();
@@ -172,14 +175,16 @@ bool Reaper::has_ended(const Helper& helper) {
   return ::poll(&ended, 1, 0) == 1;
 }
 
-void Reaper::kill_helper(pid_t pid, const Helper& helper) {
+void Reaper::signal_helper(pid_t pid, const Helper& helper, int signal) {
   if (helper.handle) {
     // Its number may be another process's by now.
-    ::syscall(SYS_pidfd_send_signal, helper.handle.get(), SIGKILL, nullptr, 0);
+    ::syscall(SYS_pidfd_send_signal, helper.handle.get(), signal, nullptr, 0);
   } else if (!helper.reaped) {
-    ::kill(pid, SIGKILL);
+    ::kill(pid, signal);
   }
 }
+
+void Reaper::resume(pid_t helper) { signal_helper(helper, helpers_.at(helper), SIGCONT); }
 
 void Reaper::schedule() {
   const bool work =
@@ -247,7 +252,7 @@ void Reaper::kill_stuck_helpers(const Targets& left) {
     if (!helper.condemned || helper.lost || left.owners.contains(pid)) {
       helper.idle_looks = 0;
     } else if (++helper.idle_looks == kPatientLooks) {
-      kill_helper(pid, helper);
+      signal_helper(pid, helper, SIGKILL);
     }
   }
 }

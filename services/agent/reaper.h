@@ -49,6 +49,8 @@ class Reaper {
   void transfer(pid_t helper, Run& run);
   // Its program, as the helper reported it.
   void set_program(pid_t helper, pid_t program);
+  // Lets it go on, should a program have stopped it.
+  void resume(pid_t helper);
   // Kill everything below this helper, until release().
   void condemn(pid_t helper);
   // The helper said that nothing is below it, or its run does not care any more.
@@ -67,6 +69,7 @@ class Reaper {
     bool condemned = false;
     bool lost = false;
     bool reaped = false;
+    int stops = 0;       // how often a program stopped it
     int idle_looks = 0;  // condemned, with nothing left to kill, and still not released
     UniqueFd handle;     // pidfd of an adopted one, which its own parent reaps
   };
@@ -78,7 +81,7 @@ class Reaper {
   };
 
   static bool has_ended(const Helper& helper);
-  static void kill_helper(pid_t pid, const Helper& helper);
+  static void signal_helper(pid_t pid, const Helper& helper, int signal);
   pid_t owner_of(pid_t pid) const;
   bool is_ours(pid_t pid) const;
   void kill_stuck_helpers(const Targets& left);

@@ -89,12 +89,9 @@ ProgramPlan plan_of(const v1::Step& step) {
   return plan;
 }
 
-namespace {
-
-// The program's ends of its pipes go into `plan`, ours into the result.
-Outcome<StartedRun> make_pipes(const v1::Step& step, ProgramPlan& plan) {
+Outcome<StartedRun> make_pipes(bool takes_input, ProgramPlan& plan) {
   StartedRun run;
-  if (step.takes_input()) {
+  if (takes_input) {
     if (!make_pipe(plan.standard_input, run.input, false)) {
       return system_failure("cannot make a pipe", errno);
     }
@@ -114,23 +111,7 @@ Outcome<StartedRun> make_pipes(const v1::Step& step, ProgramPlan& plan) {
   return run;
 }
 
-}  // namespace
-
-Outcome<StartedRun> Spawner::start(const v1::Step& step) const {
-  ProgramPlan plan = plan_of(step);
-  auto directory = workspace_.open_directory(step.working_directory());
-  if (auto* failure = std::get_if<Failure>(&directory)) {
-    return std::move(*failure);
-  }
-  plan.directory = std::get<UniqueFd>(std::move(directory));
-  auto pipes = make_pipes(step, plan);
-  if (std::holds_alternative<Failure>(pipes)) {
-    return pipes;
-  }
-  StartedRun run = std::get<StartedRun>(std::move(pipes));
-  if (!step.warm().empty() && warm_.try_spawn(step.warm(), plan, run)) {
-    return run;
-  }
+std::optional<Failure> start_helper(const ProgramPlan& plan, StartedRun& run) {
   UniqueFd reports;
   if (!make_pipe(run.reports, reports, true)) {
     return system_failure("cannot make a pipe", errno);
@@ -142,6 +123,27 @@ Outcome<StartedRun> Spawner::start(const v1::Step& step) const {
   }
   if (run.helper == 0) {
     run_helper(plan, reports.get(), agent);
+  }
+  return std::nullopt;
+}
+
+Outcome<StartedRun> Spawner::start(const v1::Step& step) const {
+  ProgramPlan plan = plan_of(step);
+  auto directory = workspace_.open_directory(step.working_directory());
+  if (auto* failure = std::get_if<Failure>(&directory)) {
+    return std::move(*failure);
+  }
+  plan.directory = std::get<UniqueFd>(std::move(directory));
+  auto pipes = make_pipes(step.takes_input(), plan);
+  if (std::holds_alternative<Failure>(pipes)) {
+    return pipes;
+  }
+  StartedRun run = std::get<StartedRun>(std::move(pipes));
+  if (!step.warm().empty() && warm_.try_spawn(step.warm(), plan, run)) {
+    return run;
+  }
+  if (auto failure = start_helper(plan, run)) {
+    return std::move(*failure);
   }
   return run;
 }

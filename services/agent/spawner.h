@@ -26,13 +26,19 @@ struct StartedRun {
 class WarmStarter {
  public:
   virtual ~WarmStarter() = default;
-  // Hands the plan to a spare of this name and fills in helper, program and reports of `run`;
-  // false, and nothing done, when there is none.
+  // Hands the plan to a spare of this name and fills in helper, program and reports of `run`, and
+  // its pipes where the spare has its own; false, and nothing done, when there is none.
   virtual bool try_spawn(const std::string& name, const ProgramPlan& plan, StartedRun& run) = 0;
 };
 
 // The plan of a step, without its descriptors.
 ProgramPlan plan_of(const v1::Step& step);
+
+// The program's ends of its pipes go into `plan` (without input: /dev/null), ours into the result.
+Outcome<StartedRun> make_pipes(bool takes_input, ProgramPlan& plan);
+
+// Forks the helper that starts the program; fills in helper and reports of `run`.
+std::optional<Failure> start_helper(const ProgramPlan& plan, StartedRun& run);
 
 // What is wrong with a step, if anything: no program, zero bytes, too long.
 std::optional<Failure> check_step(const v1::Step& step);

@@ -13,8 +13,9 @@
 #include "services/agent/helper.h"
 #include "services/agent/reaper.h"
 #include "services/agent/spawner.h"
+#include "services/agent/warm_pool.h"
 
-// One parent and its slots (warm_pool.h).
+// Spares of Python: a parent (python_parent.py), which forks helpers, and their slots.
 //
 // A slot is a helper that serves one run after the other, each with a spare that it forks. It makes
 // its next spare once the run that took the last one has ended, so that making spares does not take
@@ -26,7 +27,7 @@
 // failing; runs start cold meanwhile.
 namespace runbus::agent {
 
-class WarmInterpreter final : public Reaper::Run {
+class WarmInterpreter final : public WarmSource, private Reaper::Run {
  public:
   // One for a run, and one for the run after it while the first slot makes its next.
   static constexpr std::size_t kSpares = 2;
@@ -36,10 +37,8 @@ class WarmInterpreter final : public Reaper::Run {
   WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm);
   ~WarmInterpreter() override;
 
-  const v1::Warm& warm() const { return warm_; }
-
-  // Hands the job to a spare; false when none is ready.
-  bool try_spawn(const ProgramPlan& plan, StartedRun& run);
+  const v1::Warm& warm() const override { return warm_; }
+  bool try_spawn(const ProgramPlan& plan, StartedRun& run) override;
 
  private:
   enum class State {

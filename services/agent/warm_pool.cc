@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "services/agent/warm_interpreter.h"
+#include "services/agent/warm_node.h"
 
 namespace runbus::agent {
 
@@ -10,32 +11,44 @@ WarmPool::WarmPool(EventLoop& loop, Reaper& reaper) : loop_(loop), reaper_(reape
 
 WarmPool::~WarmPool() = default;
 
+std::unique_ptr<WarmSource> WarmPool::make(const v1::Warm& warm) {
+  if (warm.argv().empty()) {
+    return nullptr;
+  }
+  if (warm.name() == "python") {
+    return std::make_unique<WarmInterpreter>(loop_, reaper_, warm);
+  }
+  if (warm.name() == "node") {
+    return std::make_unique<WarmNode>(loop_, reaper_, warm);
+  }
+  return nullptr;
+}
+
 void WarmPool::configure(const google::protobuf::RepeatedPtrField<v1::Warm>& wanted) {
-  std::vector<std::unique_ptr<WarmInterpreter>> next;
+  std::vector<std::unique_ptr<WarmSource>> next;
   for (const v1::Warm& warm : wanted) {
-    const bool known = warm.name() == "python" && !warm.argv().empty();
-    const bool twice = std::any_of(next.begin(), next.end(), [&warm](const auto& interpreter) {
-      return interpreter->warm().name() == warm.name();
+    const bool twice = std::any_of(next.begin(), next.end(), [&warm](const auto& source) {
+      return source->warm().name() == warm.name();
     });
-    if (!known || twice) {
+    if (twice) {
       continue;
     }
-    const auto same =
-        std::find_if(interpreters_.begin(), interpreters_.end(), [&warm](const auto& interpreter) {
-          return interpreter && interpreter->warm().SerializeAsString() == warm.SerializeAsString();
-        });
-    next.push_back(same != interpreters_.end()
-                       ? std::move(*same)
-                       : std::make_unique<WarmInterpreter>(loop_, reaper_, warm));
+    const auto same = std::find_if(sources_.begin(), sources_.end(), [&warm](const auto& source) {
+      return source && source->warm().SerializeAsString() == warm.SerializeAsString();
+    });
+    auto source = same != sources_.end() ? std::move(*same) : make(warm);
+    if (source) {
+      next.push_back(std::move(source));
+    }
   }
-  interpreters_ = std::move(next);
+  sources_ = std::move(next);
 }
 
 bool WarmPool::try_spawn(const std::string& name, const ProgramPlan& plan, StartedRun& run) {
-  const auto found =
-      std::find_if(interpreters_.begin(), interpreters_.end(),
-                   [&name](const auto& interpreter) { return interpreter->warm().name() == name; });
-  return found != interpreters_.end() && (*found)->try_spawn(plan, run);
+  const auto found = std::find_if(sources_.begin(), sources_.end(), [&name](const auto& source) {
+    return source->warm().name() == name;
+  });
+  return found != sources_.end() && (*found)->try_spawn(plan, run);
 }
 
 }  // namespace runbus::agent

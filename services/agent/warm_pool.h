@@ -1,12 +1,9 @@
 #pragma once
 
-#include <chrono>
-#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "proto/support/unique_fd.h"
 #include "runbus/v1/agent.pb.h"
 #include "services/agent/event_loop.h"
 #include "services/agent/helper.h"
@@ -14,17 +11,22 @@
 #include "services/agent/spawner.h"
 
 // Interpreters that are started ahead of the runs that need them, so that a run costs a message
-// instead of a start. For each configured interpreter there is a parent (python_parent.py), which
-// forks helpers, and each helper forks a spare for one run after the other. A run takes a helper
-// with its spare as it would take a cold start: the same reports, the same rules for what it leaves
-// behind. Nothing depends on a spare being there: without one that is ready the run starts cold at
-// once. A parent that is killed, or does not bring a spare in time, comes back, later and later
-// when it keeps failing.
+// instead of a start. A run takes a helper with its spare as it would take a cold start: the same
+// reports, the same rules for what it leaves behind. Each spare serves one run. Nothing depends on
+// a spare being there: without one the run starts cold at once.
 //
-// Known interpreters: "python". Others are ignored (cold starts).
+// Known interpreters: "python" (warm_interpreter.h) and "node" (warm_node.h). Others are ignored
+// (cold starts).
 namespace runbus::agent {
 
-class WarmInterpreter;
+// The spares of one interpreter.
+class WarmSource {
+ public:
+  virtual ~WarmSource() = default;
+  virtual const v1::Warm& warm() const = 0;
+  // As WarmStarter::try_spawn.
+  virtual bool try_spawn(const ProgramPlan& plan, StartedRun& run) = 0;
+};
 
 class WarmPool : public WarmStarter {
  public:
@@ -37,9 +39,11 @@ class WarmPool : public WarmStarter {
   bool try_spawn(const std::string& name, const ProgramPlan& plan, StartedRun& run) override;
 
  private:
+  std::unique_ptr<WarmSource> make(const v1::Warm& warm);
+
   EventLoop& loop_;
   Reaper& reaper_;
-  std::vector<std::unique_ptr<WarmInterpreter>> interpreters_;
+  std::vector<std::unique_ptr<WarmSource>> sources_;
 };
 
 }  // namespace runbus::agent

@@ -14,9 +14,9 @@ Error row_error(std::size_t row, const std::string& what) {
                     "language table, row " + std::to_string(row) + ": " + what);
 }
 
-const std::set<std::string_view> kMembers = {"name",          "aliases",    "source", "compile",
-                                             "run",           "probe",      "warm",   "warm_run",
-                                             "address_space", "environment"};
+const std::set<std::string_view> kMembers = {"name",    "aliases",       "source",     "compile",
+                                             "run",     "probe",         "warm",       "warm_run",
+                                             "preload", "address_space", "environment"};
 
 // Reads one row's members; the first thing that is wrong is kept.
 class Row {
@@ -107,6 +107,7 @@ Language read_row(Row& row) {
   language.environment = row.table("environment");
   language.warm = row.text("warm", false);
   language.warm_run = row.texts("warm_run", !language.warm.empty());
+  language.preload = row.texts("preload", false);
   language.address_space = row.flag("address_space");
   if (language.source.find("{run}") == std::string::npos) {
     row.fail("source: needs {run}, so that executions do not share a file");

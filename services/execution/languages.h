@@ -21,6 +21,7 @@ struct Language {
   std::map<std::string, std::string> environment;
   std::string warm;
   std::vector<std::string> warm_run;
+  std::vector<std::string> preload;
   bool address_space = false;
   std::string version;  // as the probe found it; empty when it could not tell
 };

@@ -83,6 +83,7 @@ Outcome outcome_of(const v1::agent::Exited& exited) {
   outcome.execution_time = static_cast<double>(exited.wall_us()) / 1e6;
   outcome.cpu_time = static_cast<double>(exited.cpu_us()) / 1e6;
   outcome.peak_memory = exited.peak_memory();
+  outcome.warm = exited.warm();
   // What a timestamp can hold: the year 9999.
   outcome.ended_ms = std::min<std::uint64_t>(exited.ended_ms(), 253'402'300'799'000);
   return outcome;

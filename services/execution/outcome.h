@@ -20,6 +20,7 @@ struct Outcome {
   double execution_time = 0;
   double cpu_time = 0;
   std::uint64_t peak_memory = 0;
+  bool warm = false;
   std::uint64_t ended_ms = 0;
 };
 
@@ -42,6 +43,7 @@ void fill_result(const Outcome& outcome, Message& message) {
   message.set_execution_time(outcome.execution_time);
   message.mutable_usage()->set_cpu_time(outcome.cpu_time);
   message.mutable_usage()->set_peak_memory(outcome.peak_memory);
+  message.mutable_usage()->set_warm(outcome.warm);
   message.mutable_timestamp()->set_seconds(static_cast<std::int64_t>(outcome.ended_ms / 1000));
   message.mutable_timestamp()->set_nanos(
       static_cast<std::int32_t>(outcome.ended_ms % 1000 * 1'000'000));

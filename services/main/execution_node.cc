@@ -86,6 +86,7 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
         session::agent_v1::Warm& warm = all.emplace_back();
         warm.set_name(language.warm);
         warm.mutable_argv()->Assign(language.warm_run.begin(), language.warm_run.end());
+        warm.mutable_preload()->Assign(language.preload.begin(), language.preload.end());
         warm.add_environment("PATH=" + std::string(execution::kToolPath));
         warm.add_environment("LANG=C.UTF-8");
       }

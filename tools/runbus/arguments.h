@@ -43,6 +43,7 @@ struct UpOptions {
       {"--call-timeout", "Seconds that a call may take (default: 3600)", {}},
   };
   std::vector<PassedOn> to_worker{
+      {"--languages", "Language table (default: the installed one)", {}},
       {"--memory", "Memory of a session, in bytes (default: 512 MiB)", {}},
       {"--cpus", "Processors of a session (default: 1)", {}},
       {"--processes", "Processes of a session (default: 256)", {}},

@@ -135,10 +135,11 @@ ATTACKS = [
            "held(str(lines)) if int(lines['CapEff:'], 16) == 0 and int(lines['CapPrm:'], 16) == 0 and lines['NoNewPrivs:'] == '1' and lines['Seccomp:'] == '2' else escaped(str(lines))"),
     Attack("push a character into a terminal", "import fcntl, pty\nmaster, slave = pty.openpty()\ntry:\n    fcntl.ioctl(slave, 0x5412, b'x'); escaped('TIOCSTI')\nexcept OSError as error:\n    held(str(error))\n"),
     Attack("other processes of the host", "pids = [int(p) for p in os.listdir('/proc') if p.isdigit()]\nescaped(str(pids)) if len(pids) > 12 or max(pids) > 10000 else held(str(pids))", control=True),
+    Attack("be a worse choice of the OOM killer than the agent",
+           "for score in range(-1000, 1001):\n    try:\n        open('/proc/self/oom_score_adj', 'w').write(str(score)); break\n    except OSError: pass\n"
+           "mine, agent = (int(open(f'/proc/{p}/oom_score_adj').read()) for p in ('self', 1))\n"
+           "escaped(f'{mine} < {agent}') if mine < agent else held(f'{mine} >= {agent}')"),
 ]
-
-# Held only where the machine does not let every process do it (the floor that a process inherits from its host).
-OOM_SCORE = Attack("lower oom_score_adj", "try:\n    open('/proc/self/oom_score_adj', 'w').write('-500'); escaped('lowered')\nexcept OSError as error:\n    held(str(error))\n")
 
 # What must still work inside.
 ALLOWED = [

@@ -1,4 +1,4 @@
-"""A run behaves as the bare interpreter does: stdout, stderr, exit code and signal are equal."""
+"""A warm run behaves as the bare interpreter does: stdout, stderr, exit code and signal are equal."""
 
 import asyncio
 import pathlib
@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from differential.programs import JAVASCRIPT, PYTHON
-from harness.client import Client
+from harness.client import Client, warm_run
 from harness.system import PATIENCE
 
 # PYTHONUNBUFFERED is what the language table gives every Python program, so that output is seen as it is printed.
@@ -72,7 +72,7 @@ def test_as_the_bare_interpreter(client, loop, tmp_path, language, name):
     source = {"python": PYTHON, "javascript": JAVASCRIPT}[language][name]
     expected = bare(language, source, tmp_path)
     params = {"code": source or "\n", "language": language, "config": {"environment": ENVIRONMENT, "timeout": 60}}
-    result = loop.run_until_complete(client.call("execute.code", params))
+    result = loop.run_until_complete(warm_run(client, params))
     seen = {key: plain(result[key]) if key.startswith("std") else result[key] for key in expected}
     if (language, name) in KNOWN_DIFFERENCES:
         assert seen != expected, "no longer different: take it from KNOWN_DIFFERENCES"

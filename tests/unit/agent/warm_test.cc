@@ -52,31 +52,18 @@ class AgentWarm : public ::testing::Test {
     return spawn;
   }
 
-  // A spare runs under the command line of its parent.
-  bool is_warm_now() {
-    return run(client_, python("print(open('/proc/self/cmdline').read())", true))
-               .out.find("/proc/self/fd") != std::string::npos;
-  }
+  bool is_warm_now() { return run(client_, python("", true)).exited.warm(); }
 
   // Runs a script warm; the spare's being there is waited for.
   Stream run_warm(const std::string& script) {
-    // Five lines, as a cold run has before the script too.
-    const std::string marked =
-        "import os\n"
-        "with open('/proc/self/cmdline') as f:\n"
-        "  if __name__ == '__main__' and 'fd/4' not in f.read(): os._exit(99)\n"
-        "del f\n"
-        "\n";
     Stream stream;
     EXPECT_TRUE(eventually([&] {
-      stream = run(client_, python(marked + script, true));
-      return stream.exited.code() != 99;
+      stream = run(client_, python(script, true));
+      return stream.exited.warm();
     }));
     return stream;
   }
-  Stream run_cold(const std::string& script) {
-    return run(client_, python("import os\n\n\n\n\n" + script, false));
-  }
+  Stream run_cold(const std::string& script) { return run(client_, python(script, false)); }
   void expect_same(const std::string& script) {
     const Stream cold = run_cold(script);
     const Stream warm = run_warm(script);
@@ -164,10 +151,36 @@ TEST_F(AgentWarm, FollowsTheRulesOfEveryRun) {
   EXPECT_EQ(stream.exited.signal(), SIGKILL);
 }
 
+// The helper is no child of the agent, so nobody is told that it was stopped.
+TEST_F(AgentWarm, EndsAlthoughAProgramStoppedItsHelper) {
+  const std::string script =
+      "import os, signal\n"
+      "def parent(pid): return int(open('/proc/%d/stat' % "
+      "pid).read().rpartition(')')[2].split()[1])\n"
+      "helper = os.getppid()\n"
+      "if b'fd/4' in open('/proc/%d/cmdline' % helper, 'rb').read():\n";
+  for (const std::string target : {"helper", "parent(helper)"}) {
+    const Stream stream =
+        run_warm(script + "  os.kill(" + target + ", signal.SIGSTOP)\nprint('stopped')");
+    EXPECT_EQ(stream.out, "stopped\n");
+    EXPECT_EQ(stream.exited.code(), 0);
+    EXPECT_TRUE(eventually([&] { return is_warm_now(); }));
+  }
+}
+
+TEST_F(AgentWarm, EndsAlthoughItsHelperIsStoppedAgainAndAgain) {
+  const Stream stream = run_warm(
+      "import os, signal, subprocess\nsubprocess.Popen(['/bin/sh', '-c', 'while kill -STOP '"
+      " + str(os.getppid()) + '; do :; done'])\nos.kill(os.getppid(), signal.SIGSTOP)\n"
+      "os._exit(5)");
+  EXPECT_EQ(stream.exited.code(), 5);
+}
+
 TEST_F(AgentWarm, ComesBackAfterAProgramKilledIt) {
   // The helper's and the parent's children are found by their command line.
   const std::string kill =
       "import os, glob, signal\n"
+      "if 'fd/4' not in open('/proc/self/cmdline').read(): os._exit(0)\n"
       "for p in glob.glob('/proc/[0-9]*/cmdline'):\n"
       "  pid = int(p.split('/')[2])\n"
       "  try:\n"

@@ -31,6 +31,7 @@ compile = ["xc", "{source}"]
 environment = { A = "1" }
 warm = "x"
 warm_run = ["x", "-w"]
+preload = ["m"]
 address_space = true
 )");
   ASSERT_TRUE(table.has_value());
@@ -41,6 +42,7 @@ address_space = true
   EXPECT_THAT(language.run, ElementsAre("x", "{source}"));
   EXPECT_EQ(language.environment.at("A"), "1");
   EXPECT_THAT(language.warm_run, ElementsAre("x", "-w"));
+  EXPECT_THAT(language.preload, ElementsAre("m"));
   EXPECT_TRUE(language.address_space);
 }
 

@@ -1,0 +1,197 @@
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "tests/unit/agent/agent_process.h"
+#include "tests/unit/agent/test_client.h"
+
+namespace runbus::agent_test {
+namespace {
+
+std::string find_node() {
+  for (const char* path : {"/usr/bin/node", "/usr/local/bin/node"}) {
+    if (::access(path, X_OK) == 0) {
+      return path;
+    }
+  }
+  return {};
+}
+
+// Spare Node.js processes: a run that gets one must not differ from a cold start.
+class AgentWarmNode : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (node_.empty()) {
+      GTEST_SKIP() << "no node here";
+    }
+    v1::AgentRequest request;
+    v1::Warm& warm = *request.mutable_configure()->add_warm();
+    warm.set_name("node");
+    warm.add_argv(node_);
+    warm.add_environment("LANG=C.UTF-8");
+    ASSERT_TRUE(client_.call(request).has_done());
+  }
+
+  v1::Spawn javascript(const std::string& script, bool warm, const std::string& name = "main.js") {
+    EXPECT_TRUE(client_.write_file(name, script).has_done());
+    v1::Spawn spawn;
+    spawn.set_execution_id("run" + std::to_string(++runs_));
+    v1::Step& step = *spawn.add_steps();
+    for (const std::string& argument : {node_, name, std::string("--one"), std::string("zw ö")}) {
+      step.add_argv(argument);
+    }
+    for (const std::string& variable :
+         {std::string("PATH=/usr/local/bin:/usr/bin:/bin"), std::string("LANG=C.UTF-8"),
+          "HOME=" + agent_.workspace(), std::string("EMPTY="), std::string("A=b=c\nd")}) {
+      step.add_environment(variable);
+    }
+    if (warm) {
+      step.set_warm("node");
+    }
+    return spawn;
+  }
+
+  Stream run_warm(const std::string& script, const std::string& name = "main.js") {
+    Stream stream;
+    EXPECT_TRUE(eventually([&] {
+      stream = run(client_, javascript(script, true, name));
+      return stream.exited.warm();
+    }));
+    return stream;
+  }
+
+  void expect_same(const std::string& script, const std::string& name = "main.js") {
+    const Stream cold = run(client_, javascript(script, false, name));
+    EXPECT_FALSE(cold.exited.warm());
+    const Stream warm = run_warm(script, name);
+    EXPECT_EQ(warm.out, cold.out) << script;
+    EXPECT_EQ(warm.err, cold.err) << script;
+    EXPECT_EQ(warm.exited.code(), cold.exited.code()) << script;
+    EXPECT_EQ(warm.exited.signal(), cold.exited.signal()) << script;
+  }
+
+  const std::string node_ = find_node();
+  AgentProcess agent_;
+  TestClient client_{agent_.socket_path()};
+  int runs_ = 0;
+};
+
+TEST_F(AgentWarmNode, LooksLikeAColdStart) {
+  expect_same(
+      "const m = require('module');\n"
+      "console.log(process.argv, process.argv0, process.execArgv, process.title, process.cwd(),\n"
+      "  Object.entries(process.env), require.main === module, module.paths, __filename,\n"
+      "  module.id, module.parent, Object.keys(require.cache), Object.keys(globalThis),\n"
+      "  Object.getOwnPropertyNames(process).sort(), Object.getOwnPropertyDescriptor(m, "
+      "'runMain'),\n"
+      "  process.eventNames(), process.umask(), new Error().stack)");
+  expect_same(
+      "const fs = require('fs');\n"
+      "console.log(fs.readFileSync(0, 'utf8'), fs.readFileSync('/proc/self/oom_score_adj', "
+      "'utf8'),\n"
+      "  fs.existsSync('/proc/self/fd/100'), fs.readlinkSync('/proc/self/fd/0'),\n"
+      "  fs.readFileSync('/proc/self/status', 'utf8').match(/(Sig|Shd|NoNew).*/g))");
+  expect_same("import fs from 'fs'; console.log(import.meta.url, process.argv, await 1)",
+              "main.mjs");
+}
+
+TEST_F(AgentWarmNode, EndsLikeAColdStart) {
+  expect_same("process.exitCode = 4");
+  expect_same("function f() { throw new Error('bad') }\nf()");
+  expect_same("let x = = 1");
+  expect_same("Promise.reject(new Error('nobody'))");
+  expect_same("process.kill(process.pid, 'SIGTERM'); setTimeout(() => {}, 5000)");
+  expect_same(
+      "process.on('exit', c => console.log('exit', c)); setTimeout(() => process.exit(3), 9)");
+  expect_same("process.stdout.write('x'.repeat(300000)); process.exit(0)");
+}
+
+TEST_F(AgentWarmNode, StartsThreadsAndProcessesLikeAColdStart) {
+  expect_same(
+      "const { Worker, isMainThread } = require('worker_threads');\n"
+      "if (isMainThread) {\n"
+      "  process.title = 'another title';\n"
+      "  new Worker(__filename).on('exit', c => console.log('end', c));\n"
+      "} else {\n"
+      "  console.log(process.execArgv, process.argv, Object.keys(require.cache), "
+      "Object.keys(process.env))\n"
+      "}");
+  expect_same(
+      "const c = require('child_process');\n"
+      "if (process.send) { console.log(process.execArgv, process.argv); process.disconnect() }\n"
+      "else c.fork(__filename).on('exit', e => console.log(e, c.execSync('echo sub; env | sort') + "
+      "''))");
+}
+
+TEST_F(AgentWarmNode, EachRunHasFreshRandomNumbers) {
+  const std::string script = "console.log(Math.random(), require('crypto').randomUUID())";
+  EXPECT_NE(run_warm(script).out, run_warm(script).out);
+}
+
+TEST_F(AgentWarmNode, TakesInputAndLimits) {
+  EXPECT_TRUE(eventually([&] {
+    v1::Spawn spawn = javascript(
+        "process.stdin.on('data', d => console.log('got ' + d)).on('end', () => console.log('end', "
+        "require('child_process').execSync('ulimit -f') + ''))",
+        true);
+    spawn.mutable_steps(0)->set_takes_input(true);
+    spawn.mutable_steps(0)->mutable_limits()->set_file_size(1024 * 1024);
+    EXPECT_TRUE(client_.spawn(spawn).has_done());
+    client_.input(spawn.execution_id(), "text", true);
+    const Stream stream = attach_and_read(client_, spawn.execution_id());
+    EXPECT_EQ(stream.out, "got text\nend 2048\n\n") << stream.err;
+    return stream.exited.warm();
+  }));
+}
+
+TEST_F(AgentWarmNode, LeavesToAColdStartWhatASpareCannotBe) {
+  run_warm("");
+  v1::Spawn spawn = javascript("console.log(process.execArgv)", true);
+  spawn.mutable_steps(0)->add_environment("NODE_OPTIONS=--throw-deprecation");
+  EXPECT_FALSE(run(client_, spawn).exited.warm());
+  spawn = javascript("console.log(process.execArgv)", true);
+  spawn.mutable_steps(0)->set_argv(1, "--throw-deprecation");
+  spawn.mutable_steps(0)->set_argv(2, "main.js");
+  const Stream stream = run(client_, spawn);
+  EXPECT_FALSE(stream.exited.warm());
+  EXPECT_EQ(stream.out, "[ '--throw-deprecation' ]\n");
+}
+
+// What a program of the session may do to the spare that waits.
+TEST_F(AgentWarmNode, RunsOnWhateverAProgramDoesToTheSpare) {
+  run_warm("");
+  for (const std::string signal : {"SIGSTOP", "SIGKILL"}) {
+    const std::string script =
+        "const fs = require('fs');\n"
+        "if (!fs.readFileSync('/proc/self/environ', 'utf8').startsWith('/*=*/')) process.exit();\n"
+        "(function look() {\n"
+        "  const spares = fs.readdirSync('/proc').filter(p => {\n"
+        "    try { return +p !== process.pid && fs.readlinkSync(`/proc/${p}/cwd`) === '/' &&\n"
+        "      fs.readFileSync(`/proc/${p}/environ`, 'utf8').startsWith('/*=*/') &&\n"
+        "      fs.readlinkSync(`/proc/${p}/fd/100`) } catch { return false } });\n"
+        "  if (!spares.length) return setTimeout(look, 20);\n"
+        "  for (const p of spares) process.kill(+p, '" +
+        signal +
+        "');\n"
+        "})()";
+    EXPECT_EQ(run_warm(script).exited.code(), 0);
+    EXPECT_EQ(run_warm("console.log(1)").out, "1\n");
+  }
+}
+
+TEST_F(AgentWarmNode, ManyRunsAtOnceAllEnd) {
+  run_warm("");
+  v1::Spawn spawn = javascript("setTimeout(() => console.log('slept'), 100)", true);
+  for (int i = 0; i < 4; ++i) {
+    spawn.set_execution_id("many" + std::to_string(i));
+    client_.spawn(spawn);
+  }
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(attach_and_read(client_, "many" + std::to_string(i)).out, "slept\n");
+  }
+}
+
+}  // namespace
+}  // namespace runbus::agent_test
