@@ -74,6 +74,23 @@ def as_user(uid, *argv):
     return ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", *argv]
 
 
+def below(pid):
+    """Pids of the processes that descend from `pid`."""
+    parents = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                parents[int(entry)] = int(pathlib.Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                pass
+    found, new = set(), {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new} - found
+        found |= new
+    return found
+
+
+
 class System:
     """`runbus up` in a state directory of its own, as the ordinary user `uid` if given. Use as a context manager."""
 

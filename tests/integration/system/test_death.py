@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
+import signal
 import time
 
 import pytest
 
 from harness.client import Client, RpcError
-from harness.system import PATIENCE, System, wait_until
+from harness.system import PATIENCE, System, below, processes, wait_until
 
 
 @pytest.fixture
@@ -111,14 +113,11 @@ async def test_a_client_attaches_again_after_the_gateways_death(system):
 
 
 async def test_the_agents_death_ends_the_call_with_worker_lost(system):
-    from harness.system import processes
-    import os
-    import signal
-
     async with Client(system) as client:
         call = await client.stream("import time\nprint('up', flush=True)\ntime.sleep(600)")
         await call.until(lambda items: b"up" in call.bytes())
-        agents = [pid for pid, argv in processes(lambda argv: argv[0].endswith("runbus-agent"))]
+        ours = below(system.process.pid)
+        agents = [pid for pid, argv in processes(lambda argv: argv[0].endswith("runbus-agent")) if pid in ours]
         assert agents
         for pid in agents:
             os.kill(pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from harness.client import Client, RpcError
-from harness.system import System, processes, wait_until
+from harness.system import System, below, wait_until
 
 COUNT = int(os.environ.get("RUNBUS_SESSIONS", "200"))
 
@@ -19,7 +19,7 @@ def footprint(system):
     cgroups = sum(len(names) for _, names, _ in os.walk("/sys/fs/cgroup")) if os.path.isdir("/sys/fs/cgroup") else 0
     return {
         "descriptors": len(os.listdir(f"/proc/{worker}/fd")),
-        "processes": len(processes(lambda argv: argv[0].endswith(("runbus-agent", "bwrap", "crun")))),
+        "processes": len(below(system.process.pid)),
         "mounts": len(pathlib.Path("/proc/self/mounts").read_text().splitlines()),
         "cgroups": cgroups,
         "directories": len(os.listdir(node(system, "sandboxes"))) + len(os.listdir(node(system, "pool"))),
