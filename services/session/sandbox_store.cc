@@ -7,6 +7,7 @@
 #include <rapidjson/writer.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -15,6 +16,7 @@
 #include <ctime>
 #include <memory>
 
+#include "proto/support/log.h"
 #include "services/session/digest.h"
 #include "services/session/remove_tree.h"
 
@@ -93,6 +95,25 @@ bool write_all(int fd, std::string_view bytes) {
     bytes.remove_prefix(size > 0 ? static_cast<std::size_t>(size) : 0);
   }
   return true;
+}
+
+// What the agent or the engine wrote to the sandbox's own log, which goes with it: the one trace of
+// a crash. A sandbox that nothing befell says nothing. Bounded, and a line at a time: whoever took
+// the agent over writes this.
+void log_last_words(const std::string& key, const std::string& path) {
+  constexpr std::size_t kMaxWords = 8192;
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  ::lseek(fd.get(), -static_cast<off_t>(kMaxWords), SEEK_END);  // fails where the file is shorter
+  std::array<char, kMaxWords> buffer{};
+  const ssize_t size = fd ? ::read(fd.get(), buffer.data(), buffer.size()) : 0;
+  std::string_view words(buffer.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
+  while (!words.empty()) {
+    const std::string_view line = words.substr(0, words.find('\n'));
+    if (!line.empty()) {
+      spdlog::warn("sandbox {}: {}", key, printable(line));
+    }
+    words.remove_prefix(std::min(line.size() + 1, words.size()));
+  }
 }
 
 std::string to_json(const SandboxRecord& record) {
@@ -289,6 +310,7 @@ Result<void> SandboxStore::make_directories(const SandboxRecord& record) const {
 }
 
 Result<void> SandboxStore::remove(const std::string& key) const {
+  log_last_words(key, dir(key) + "/sandbox.log");
   if (auto removed = remove_tree(dir(key)); !removed) {
     return removed;
   }
