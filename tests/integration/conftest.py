@@ -8,10 +8,10 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from harness.system import System  # noqa: E402
+from harness.system import BINARY_DIR, SLOWDOWN, System  # noqa: E402
 
 # A test that takes longer than this hangs.
-LONGEST_TEST = float(os.environ.get("RUNBUS_SOAK_SECONDS", "60")) + 240
+LONGEST_TEST = float(os.environ.get("RUNBUS_SOAK_SECONDS", "60")) + 240 * SLOWDOWN
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -26,6 +26,16 @@ def pytest_pyfunc_call(pyfuncitem):
 
     asyncio.run(bounded())
     return True
+
+
+@pytest.fixture(autouse=True)
+def sanitizer_reports():
+    """In a build with sanitizers: the test during which a program made a report fails with it."""
+    folder = BINARY_DIR / "sanitizer-reports"
+    before = set(folder.glob("report*"))
+    yield
+    for path in sorted(set(folder.glob("report*")) - before):
+        pytest.fail(f"{path.name}:\n{path.read_text(errors='replace')[:8000]}", pytrace=False)
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,6 @@ if(RUNBUS_LLD)
   add_link_options(-fuse-ld=lld)
 endif()
 
-if(RUNBUS_SANITIZE)
-  add_compile_options(-fsanitize=${RUNBUS_SANITIZE})
-  add_link_options(-fsanitize=${RUNBUS_SANITIZE})
-endif()
-
 # What every unit of ours is compiled with; third-party and generated code is not.
 add_library(runbus_options INTERFACE)
 target_include_directories(runbus_options INTERFACE ${CMAKE_SOURCE_DIR})
@@ -40,6 +35,24 @@ if(RUNBUS_WERROR)
   target_compile_options(runbus_options INTERFACE -Werror)
 endif()
 
+include(sanitizers)
+
+# How much longer a test may take than in the release build: the one place that knows.
+set(RUNBUS_TEST_SLOWDOWN 1)
+if(RUNBUS_SANITIZE)
+  set(RUNBUS_TEST_SLOWDOWN 3)
+endif()
+
+# The properties that every test has.
+function(runbus_test_properties name label timeout)
+  math(EXPR timeout "${timeout} * ${RUNBUS_TEST_SLOWDOWN}")
+  set_tests_properties(${name} PROPERTIES LABELS ${label} TIMEOUT ${timeout} ENVIRONMENT
+    "RUNBUS_SOURCE_DIR=${CMAKE_SOURCE_DIR};RUNBUS_BINARY_DIR=${CMAKE_BINARY_DIR};RUNBUS_TEST_SLOWDOWN=${RUNBUS_TEST_SLOWDOWN}")
+  if(RUNBUS_SANITIZER_REPORTS)
+    set_tests_properties(${name} PROPERTIES FIXTURES_REQUIRED sanitizer_reports)
+  endif()
+endfunction()
+
 # runbus_library(NAME SOURCES a.cc ... [DEPENDS target ...]): a static library of our own code.
 function(runbus_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
@@ -52,6 +65,7 @@ function(runbus_program name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE runbus_options ${ARG_DEPENDS})
+  runbus_sanitized(${name})
 endfunction()
 
 # runbus_test(NAME KIND unit|integration SOURCES ... [DEPENDS ...] [TIMEOUT seconds]):
@@ -60,11 +74,12 @@ function(runbus_test name)
   cmake_parse_arguments(ARG "" "KIND;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE runbus_options ${ARG_DEPENDS} GTest::gmock_main)
+  runbus_sanitized(${name})
   add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  set_tests_properties(${name} PROPERTIES LABELS ${ARG_KIND} TIMEOUT ${ARG_TIMEOUT})
+  runbus_test_properties(${name} ${ARG_KIND} ${ARG_TIMEOUT})
 endfunction()
 
 # runbus_pytest(NAME FILE test_x.py [TIMEOUT seconds]): a Python test of the running system.
@@ -78,8 +93,8 @@ function(runbus_pytest name)
   endif()
   add_test(NAME ${name}
     COMMAND /usr/bin/python3 -B -m pytest -q -x -p no:cacheprovider ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_FILE})
-  set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL TRUE
-    ENVIRONMENT "RUNBUS_SOURCE_DIR=${CMAKE_SOURCE_DIR};RUNBUS_BINARY_DIR=${CMAKE_BINARY_DIR}")
+  runbus_test_properties(${name} ${ARG_LABEL} ${ARG_TIMEOUT})
+  set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
 endfunction()
 
 # runbus_fuzz(NAME SOURCES ... CORPUS dir [DEPENDS ...]): a libFuzzer target, run for a second by ctest.

@@ -8,7 +8,7 @@ import sys
 import time
 
 from harness.parts import Parts
-from harness.system import SOURCE_DIR, processes, wait_until
+from harness.system import SLOWDOWN, SOURCE_DIR, processes, wait_until
 
 sys.path.insert(0, str(SOURCE_DIR / "tools" / "clients" / "python"))
 
@@ -94,7 +94,7 @@ async def test_soak():
         work = [asyncio.create_task(programs(parts, end, numbers, totals)) for _ in range(PROGRAMS_AT_ONCE)]
         chaos = asyncio.create_task(trouble(parts, end, dice, totals))
         try:
-            await asyncio.wait_for(asyncio.gather(*work, chaos), SECONDS + 170)
+            await asyncio.wait_for(asyncio.gather(*work, chaos), SECONDS + 170 * SLOWDOWN)
         finally:
             for task in (*work, chaos):
                 task.cancel()

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 from harness.fault_proxy import FaultProxy
-from harness.system import PATIENCE, binary
+from harness.system import PATIENCE, SLOWDOWN, binary, check_sanitizers
 
 TOKEN = "test-token-of-the-chaos-suite"
 
@@ -102,14 +102,16 @@ class Parts:
             if process.returncode is None:
                 process.terminate()
                 try:
-                    await asyncio.wait_for(process.wait(), 15)
+                    await asyncio.wait_for(process.wait(), 15 * SLOWDOWN)
                 except asyncio.TimeoutError:
                     process.kill()
                     await process.wait()
         done = subprocess.run([binary("runbus-worker"), "--destroy-sessions", "--state-dir", self.state], capture_output=True, check=False)
         self.log.close()
+        with open(os.path.join(self.dir, "log"), "rb") as file:
+            log = (file.read() + done.stderr).decode(errors="replace")
         if kind is not None:
-            with open(os.path.join(self.dir, "log"), "rb") as log:
-                print(log.read()[-20000:].decode(errors="replace"))
+            print(log[-20000:])
         shutil.rmtree(self.dir, ignore_errors=True)
         assert done.returncode == 0, done.stderr
+        check_sanitizers(log)

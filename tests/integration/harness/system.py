@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import select
 import shutil
 import signal
@@ -13,8 +14,11 @@ import time
 BINARY_DIR = pathlib.Path(os.environ.get("RUNBUS_BINARY_DIR", "build/release")).resolve()
 SOURCE_DIR = pathlib.Path(os.environ.get("RUNBUS_SOURCE_DIR", pathlib.Path(__file__).parents[3])).resolve()
 
+# How much slower the programs are than in a release build: sanitizers.
+SLOWDOWN = float(os.environ.get("RUNBUS_TEST_SLOWDOWN", "1"))
+
 # How long anything may take on a slow, loaded machine before the test says that it hangs.
-PATIENCE = 60.0
+PATIENCE = 60.0 * SLOWDOWN
 
 
 def binary(name):
@@ -90,6 +94,11 @@ def below(pid):
     return found
 
 
+def check_sanitizers(log):
+    """Fails if a program's log has a sanitizer's report: one of an agent comes this way, out of its sandbox."""
+    found = re.search(r"\w+Sanitizer: |: runtime error: ", log)
+    assert not found, "a sanitizer's report in the log:\n" + log[max(found.start() - 200, 0) : found.start() + 8000]
+
 
 class System:
     """`runbus up` in a state directory of its own, as the ordinary user `uid` if given. Use as a context manager."""
@@ -134,9 +143,9 @@ class System:
             data += chunk
         return data.split(b"\n")[0]
 
-    def log_text(self):
+    def log_text(self, limit=8000):
         self.log.seek(0)
-        return self.log.read().decode(errors="replace")[-8000:]
+        return self.log.read().decode(errors="replace")[-limit:]
 
     def pids(self, program):
         return children(self.process.pid).get(program, [])
@@ -162,6 +171,7 @@ class System:
         self.process = None
         if check:
             assert code == 0, f"runbus up ended with {code}:\n{self.log_text()}"
+            check_sanitizers(self.log_text(limit=1 << 30))
 
     def __enter__(self):
         return self.start()

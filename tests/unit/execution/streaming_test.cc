@@ -32,7 +32,8 @@ TEST_F(ExecutionTest, NeverSplitsACharacter) {
       start("execute.code_streaming",
             code("printf '\\342'; sleep 0.2; printf '\\202'; sleep 0.2; printf '\\254'"));
   wait_for(call);
-  ASSERT_EQ(call->items.size(), 2U);
+  ASSERT_EQ(call->items.size(), 2U)
+      << item(call, 0).ShortDebugString() << " " << result(call).ShortDebugString();
   EXPECT_EQ(item(call, 1).output().text(), "\u20ac");
 }
 
