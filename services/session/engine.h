@@ -35,7 +35,7 @@ struct Limits {
 
 struct SandboxSpec {
   std::string session_id;  // for people and logs; never a path by itself
-  std::string key;  // safe for file names and host names: hash of the session id, lower-case hex
+  std::string key;  // the sandbox's name on this host: lower-case hex and '-', at most 60 characters
   std::string state_dir;  // host directory of this sandbox, 0700, made by the caller
   std::string workspace;  // host directory bound at /workspace, made by the caller
   std::string agent;      // host path of the static runbus-agent binary

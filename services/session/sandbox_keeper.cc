@@ -5,11 +5,13 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <sstream>
 
 #include "proto/support/log.h"
+#include "services/session/digest.h"
 #include "services/session/unix_path.h"
 
 namespace runbus::session {
@@ -146,7 +148,9 @@ Result<void> SandboxKeeper::start(const SandboxRecord& record, const std::string
   }
   SandboxSpec spec;
   spec.session_id = record.session_id;
-  spec.key = name;
+  // Of this state directory alone: another one of the host may have a session of the same id, and the
+  // key names the cgroup and the container.
+  spec.key = name + "-" + sha256_hex(std::filesystem::absolute(record.dir).string()).substr(0, 12);
   spec.state_dir = record.dir;
   spec.workspace = record.dir + "/workspace";
   spec.agent = options_.agent;
