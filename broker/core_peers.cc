@@ -225,7 +225,10 @@ void Core::register_call(Peer& worker, const std::string& call_id) {
     // It went to another worker while this one was away.
     emit(worker, v1::CANCEL, call_id, {});
     return;
-  } else if (call->queued) {
+  }
+  // Its caller was here first, and has said from where it goes on and how much credit there is.
+  const bool waited = call->queued;
+  if (waited) {
     unqueue(*call);
   }
   if (call->slot == nullptr) {
@@ -233,9 +236,13 @@ void Core::register_call(Peer& worker, const std::string& call_id) {
     for (const auto& slot : worker.slots) {
       home = slot->service == call->service ? slot.get() : home;
     }
-    call->slot = home;
     call->service = home->service;
-    ++home->calls;
+    if (waited) {
+      dispatch(*call, *home);
+    } else {
+      call->slot = home;
+      ++home->calls;
+    }
   }
   call->accepted = true;
   call->doubtful_until = 0;

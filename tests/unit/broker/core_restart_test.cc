@@ -151,10 +151,29 @@ TEST_F(CoreRestart, ACallThatWaitsForItsServiceCanBeCancelledAndTakenUpByItsWork
   v1::Ready ready = worker_ready("w1");
   ready.add_calls("c2");
   say("@w1", header(v1::READY), ready.SerializeAsString());
-  EXPECT_EQ(calls_of("w1"), Ids{});
+  EXPECT_EQ(calls_of("w1"), Ids{"c2"}) << "which it knows for a repetition";
   reply("w1", v1::RESULT, "c2", 1);
   EXPECT_EQ(count_to("g1", v1::RESULT), 1U);
   EXPECT_EQ(core->stats(now).queued_calls(), 0U);
+}
+
+TEST_F(CoreRestart, AWorkerHearsWhatTheCallerSaidBeforeItWasBack) {
+  v1::Header resumed = call_header("c1");
+  resumed.set_worker_id("w1");
+  resumed.mutable_resume()->set_sequence(7);
+  resumed.set_credit(1000);
+  say("@g1", resumed);
+  v1::Header credit = header(v1::CREDIT, "c1");
+  credit.set_credit(2000);
+  say("@g1", credit);
+  v1::Ready ready = worker_ready("w1");
+  ready.add_calls("c1");
+  say("@w1", header(v1::READY), ready.SerializeAsString());
+  EXPECT_EQ(calls_of("w1"), Ids{"c1"});
+  EXPECT_EQ(count_to("w1", v1::CREDIT), 1U);
+  EXPECT_EQ(out.sent.back().header.credit(), 2000U) << "after the call";
+  EXPECT_EQ(core->stats(now).queued_calls(), 0U);
+  EXPECT_EQ(core->stats(now).calls_in_flight(), 1U);
 }
 
 TEST_F(CoreRestart, ACallThatWentOnByAnotherBrokerTakesNoPlaceHere) {
