@@ -77,7 +77,13 @@ void CallState::grant(const v1::Header& header) {
   acknowledge(header.sequence());
   pump();
   check_window();
-  if (ended_ || credit() <= before || !credit_callback_ || credit_posted_) {
+  if (credit() > before) {
+    tell_of_credit();
+  }
+}
+
+void CallState::tell_of_credit() {
+  if (ended_ || !credit_callback_ || credit_posted_) {
     return;
   }
   credit_posted_ = true;
@@ -111,6 +117,10 @@ void CallState::resend(std::size_t link, const v1::Header& call) {
   }
   next_ = 0;
   pump();
+  // What was granted while no broker was there comes with the call alone.
+  if (credit() > 0) {
+    tell_of_credit();
+  }
 }
 
 void CallState::restored(std::size_t link) {

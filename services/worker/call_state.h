@@ -119,6 +119,7 @@ class CallState : public std::enable_shared_from_this<CallState> {
   // itself.
   void end_with(const Error& error);
   void end();
+  void tell_of_credit();
   void check_window();
   bool transmit(v1::Kind kind, Kept* kept);
   void post_cancel();

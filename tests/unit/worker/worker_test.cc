@@ -108,6 +108,28 @@ TEST_F(WorkerTest, AcknowledgedItemsAreNotSentAgain) {
   EXPECT_EQ(items.front().header.sequence(), 2U);
 }
 
+TEST_F(WorkerTest, AHandlerHearsOfCreditThatComesWithTheCallAgain) {
+  ScriptedService& service = start_scripted();
+  CallPtr kept;
+  const std::size_t size = counted(1, 100).ByteSizeLong();
+  service.count = [&](const CallPtr& call, const echo::CountRequest&) {
+    kept = call;
+    call->on_credit([&kept] { kept->send(counted(2, 100)); });
+    call->send(counted(1, 100));
+  };
+  broker_->call("c1", "echo.count", echo::CountRequest(),
+                [&](v1::Header& header) { header.set_credit(size); });
+  ASSERT_TRUE(until_received(v1::ITEM, "c1", 1));
+  ASSERT_EQ(kept->credit(), 0U);
+  broker_->call("c1", "echo.count", echo::CountRequest(), [&](v1::Header& header) {
+    header.set_credit(2 * size);
+    header.mutable_resume()->set_sequence(1);
+    header.mutable_resume()->set_bytes(size);
+  });
+  ASSERT_TRUE(until_received(v1::ITEM, "c1", 2));
+  EXPECT_EQ(broker_->of(v1::ITEM, "c1").back().header.sequence(), 2U);
+}
+
 TEST_F(WorkerTest, CountsCreditAnewWhenTheCallerHasTakenItForLost) {
   ScriptedService& service = start_scripted();
   CallPtr kept;
