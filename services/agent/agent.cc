@@ -32,7 +32,8 @@ Agent::Agent(Options options)
       forget_timer_(loop_),
       idle_timer_(loop_),
       buffer_(kBufferSize),
-      services_{loop_, reaper_, spawner_, buffer_, log_directory_.get()},
+      log_space_{.limit = options.log_space, .used = 0, .on_full = [this] { make_log_room(); }},
+      services_{loop_, reaper_, spawner_, buffer_, log_space_, log_directory_.get()},
       result_ttl_(kDefaultResultTtl) {
   if (listen_ &&
       !listen_watch_.open(loop_, listen_.get(), EPOLLIN, [this](std::uint32_t) { accept(); })) {
@@ -191,7 +192,7 @@ void Agent::spawn(Connection& connection, std::uint64_t request_id, const v1::Sp
       connection.answer_failed(request_id, {v1::Failed::LIMIT, "too many executions", 0});
       return;
     }
-    executions_.erase(std::string(oldest->id()));
+    drop(oldest->id());
   }
   Execution::Callbacks callbacks;
   callbacks.on_started = [this, id, connection_id = connection.id(),
@@ -221,7 +222,7 @@ void Agent::on_started(const std::string& id, std::uint64_t connection_id, std::
   if (failure) {
     // We are called from within it.
     loop_.post([this, id = id] {
-      executions_.erase(id);
+      drop(id);
       update_idle();
     });
   }
@@ -239,7 +240,7 @@ void Agent::attach(Connection& connection, std::uint64_t request_id, const v1::A
   if (execution == nullptr) {
     return;
   }
-  const OutputLog& log = execution->log();
+  const log::OutputLog& log = execution->log();
   if (request.offset() > log.end_offset()) {
     connection.answer_failed(
         request_id, invalid("offset is beyond the end, " + std::to_string(log.end_offset())));
@@ -332,7 +333,7 @@ void Agent::forget(Connection& connection, std::uint64_t request_id, const v1::F
     connection.answer_failed(request_id, invalid("the execution has not ended"));
     return;
   }
-  executions_.erase(request.execution_id());
+  drop(request.execution_id());
   connection.answer_done(request_id);
 }
 
@@ -361,32 +362,40 @@ Execution* Agent::oldest_ended(const Execution* except) {
   return oldest;
 }
 
+void Agent::drop(const std::string& id) {
+  const auto found = executions_.find(id);
+  if (found != executions_.end()) {
+    found->second->remove_log();
+    executions_.erase(found);
+  }
+}
+
 void Agent::forget_old() {
   const auto expired = Clock::now() - result_ttl_;
-  std::erase_if(executions_, [expired](const auto& item) {
-    return item.second->ended() && item.second->ended_at() <= expired;
-  });
-  std::uint64_t kept = 0;
+  const Execution* oldest = oldest_ended(nullptr);
+  while (oldest != nullptr && oldest->ended_at() <= expired) {
+    drop(oldest->id());
+    oldest = oldest_ended(nullptr);
+  }
+  if (oldest != nullptr) {
+    forget_timer_.at(oldest->ended_at() + result_ttl_, [this] { forget_old(); });
+  }
+}
+
+void Agent::make_log_room() {
   const Execution* newest = nullptr;
   for (const auto& [id, execution] : executions_) {
-    if (execution->ended()) {
-      kept += execution->log().footprint();
-      if (newest == nullptr || execution->ended_at() > newest->ended_at()) {
-        newest = execution.get();
-      }
+    if (execution->ended() && (newest == nullptr || execution->ended_at() > newest->ended_at())) {
+      newest = execution.get();
     }
   }
   // The last one stays in any case: somebody is about to read it.
-  while (kept > kMaxKeptLogs) {
-    Execution* const oldest = oldest_ended(newest);
+  while (log_space_.used > log_space_.limit) {
+    const Execution* const oldest = oldest_ended(newest);
     if (oldest == nullptr) {
       break;
     }
-    kept -= oldest->log().footprint();
-    executions_.erase(std::string(oldest->id()));
-  }
-  if (const Execution* const oldest = oldest_ended(nullptr)) {
-    forget_timer_.at(oldest->ended_at() + result_ttl_, [this] { forget_old(); });
+    drop(oldest->id());
   }
 }
 

@@ -20,19 +20,20 @@
 
 // Answers requests and owns the executions, which belong to nobody's connection: they run on and
 // are kept when it goes. Bounds: kMaxConnections, kMaxExecutions running and kept together,
-// kMaxKeptLogs bytes of ended ones.
+// Options::log_space bytes of output of all of them, of which the oldest ended ones
+// make room first.
 namespace runbus::agent {
 
 class Agent final : public Connection::Owner {
  public:
   static constexpr std::size_t kMaxConnections = 64;
   static constexpr std::size_t kMaxExecutions = 256;
-  static constexpr std::uint64_t kMaxKeptLogs = 256ULL << 20;
 
   struct Options {
     std::string workspace;
     UniqueFd listen;         // a listening socket, or none
-    UniqueFd log_directory;  // for long logs, or none
+    UniqueFd log_directory;  // for the executions' logs, or none
+    std::uint64_t log_space = 256ULL << 20;  // bytes of disk for them together
   };
 
   explicit Agent(Options options);  // throws std::system_error
@@ -69,7 +70,10 @@ class Agent final : public Connection::Owner {
   // The execution of this id, or an answer NOT_FOUND.
   Execution* find(Connection& connection, std::uint64_t request_id, const std::string& id);
   Execution* oldest_ended(const Execution* except);
+  // Forgets an execution that has ended or never began.
+  void drop(const std::string& id);
   void forget_old();
+  void make_log_room();
   void update_idle();
 
   EventLoop loop_;
@@ -84,6 +88,7 @@ class Agent final : public Connection::Owner {
   Timer forget_timer_;
   Timer idle_timer_;
   std::vector<char> buffer_;
+  log::LogSpace log_space_;
   Execution::Services services_;
   std::chrono::milliseconds result_ttl_;
   std::chrono::milliseconds destroy_after_{0};

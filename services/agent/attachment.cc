@@ -36,7 +36,7 @@ Attachment::Progress Attachment::pump() {
   if (execution_ == nullptr) {
     return Progress::kFinished;
   }
-  const OutputLog& log = execution_->log();
+  const log::OutputLog& log = execution_->log();
   if (position_ < log.first_offset()) {
     send_gap(log.first_offset());
     return Progress::kSent;
@@ -56,7 +56,7 @@ Attachment::Progress Attachment::pump() {
   // One for all: the agent has one thread, and the bytes are sent or copied before this returns.
   static std::array<char, kFrameSize> buffer;
   const std::size_t room = std::min<std::uint64_t>(buffer.size(), credit_ - sent_);
-  const OutputLog::Piece piece = execution_->read_log(position_, buffer.data(), room);
+  const log::Piece piece = execution_->read_log(reader_, position_, buffer.data(), room);
   if (piece.size > 0) {
     send_output(piece.stream, {buffer.data(), piece.size});
   }

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "services/agent/connection.h"
+#include "services/log/record_reader.h"
 
 // A connection's reading of one execution from an offset, as far as its credit goes: Output and Gap
 // in order, then Exited once. Owned by its connection; the execution knows it. Output comes to it
@@ -48,6 +49,7 @@ class Attachment {
 
   Connection& connection_;
   Execution* execution_;  // null: forgotten
+  log::RecordReader reader_;
   std::uint64_t position_;
   std::uint64_t credit_;
   std::uint64_t sent_ = 0;

@@ -15,7 +15,7 @@ namespace runbus::agent {
 namespace {
 
 constexpr int kMaxSteps = 64;
-constexpr std::size_t kMaxId = 256;
+constexpr std::size_t kMaxId = 128;
 constexpr std::size_t kMaxTag = 1024;
 constexpr std::size_t kMaxReason = 64;
 constexpr std::uint64_t kDefaultLogSize = 64ULL << 20;
@@ -30,6 +30,17 @@ std::uint64_t wall_clock_ms() {
                                         .count());
 }
 
+// It names the folder of the log. As proto/support/id.h has it.
+bool is_id(const std::string& id) {
+  const auto alphanumeric = [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+  };
+  return !id.empty() && id.size() <= kMaxId && alphanumeric(id[0]) &&
+         std::all_of(id.begin(), id.end(), [&alphanumeric](char c) {
+           return alphanumeric(c) || c == '.' || c == '_' || c == ':' || c == '-';
+         });
+}
+
 std::chrono::milliseconds timeout_of(std::uint64_t milliseconds) {
   return std::chrono::milliseconds(std::min(milliseconds, kLongestTimeoutMs));
 }
@@ -37,9 +48,8 @@ std::chrono::milliseconds timeout_of(std::uint64_t milliseconds) {
 }  // namespace
 
 std::optional<Failure> Execution::check(const v1::Spawn& spawn) {
-  const std::string& id = spawn.execution_id();
-  if (id.empty() || id.size() > kMaxId || id.find('\0') != std::string::npos) {
-    return invalid("execution_id must be 1 to 256 bytes without a zero byte");
+  if (!is_id(spawn.execution_id())) {
+    return invalid("execution_id must be 1 to 128 letters, digits and . _ : -");
   }
   if (spawn.steps().empty() || spawn.steps_size() > kMaxSteps) {
     return invalid("an execution has 1 to 64 steps");
@@ -62,7 +72,7 @@ Execution::Execution(Services& services, v1::Spawn spawn, Callbacks callbacks)
     : services_(services),
       spawn_(std::move(spawn)),
       callbacks_(std::move(callbacks)),
-      log_(spawn_.log_size() == 0 ? kDefaultLogSize : spawn_.log_size(), services.log_directory),
+      log_(spawn_.log_size() == 0 ? kDefaultLogSize : spawn_.log_size(), services.log_space),
       input_(services.loop),
       pipes_{
           {{.stream = kStdout, .fd = {}, .watch = {}}, {.stream = kStderr, .fd = {}, .watch = {}}}},
@@ -81,10 +91,21 @@ std::optional<Failure> Execution::start() {
   if (auto failure = start_step()) {
     return failure;
   }
+  // The program starts meanwhile; nothing it prints is read before this turn ends.
+  create_log();
   if (spawn_.timeout_ms() != 0) {
     timeout_.after(timeout_of(spawn_.timeout_ms()), [this] { kill("timeout", "time"); });
   }
   return std::nullopt;
+}
+
+void Execution::create_log() {
+  v1::Listing::Entry head;
+  head.set_execution_id(id());
+  head.set_running(true);
+  head.set_tag(tag());
+  head.set_started_ms(started_ms_);
+  log_.create(services_.log_directory, id(), head.SerializeAsString());
 }
 
 // ---- a step's start -------------------------------------------------------------------------
@@ -416,6 +437,7 @@ void Execution::end() {
   exited_.set_warm(warm_);
   exited_.set_started_ms(started_ms_);
   exited_.set_ended_ms(wall_clock_ms());
+  log_.finish(exited_.SerializeAsString());
   // Pumping ends attachments, which leave the list.
   const std::vector<Attachment*> attachments = attachments_;
   for (Attachment* attachment : attachments) {

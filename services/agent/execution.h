@@ -12,9 +12,9 @@
 #include "services/agent/failure.h"
 #include "services/agent/helper.h"
 #include "services/agent/input_queue.h"
-#include "services/agent/output_log.h"
 #include "services/agent/reaper.h"
 #include "services/agent/spawner.h"
+#include "services/log/output_log.h"
 
 // One execution: its programs one after another, their pipes, limits of time and output, and its
 // log, which stays when it has ended. It ends when its last program was reaped, everything that it
@@ -28,6 +28,9 @@ namespace runbus::agent {
 
 class Attachment;
 
+using log::kStderr;
+using log::kStdout;
+
 class Execution final : public Reaper::Run {
  public:
   // How far the log may run ahead of the fastest attachment.
@@ -39,7 +42,8 @@ class Execution final : public Reaper::Run {
     Reaper& reaper;
     const Spawner& spawner;
     std::span<char> buffer;  // for one read
-    int log_directory = -1;
+    log::LogSpace& log_space;
+    int log_directory = -1;  // -1: logs are in memory
   };
   struct Callbacks {
     // Once, if start() succeeded: the first program runs (or could not be found, which is its
@@ -60,7 +64,7 @@ class Execution final : public Reaper::Run {
 
   const std::string& id() const { return spawn_.execution_id(); }
   const std::string& tag() const { return spawn_.tag(); }
-  const OutputLog& log() const { return log_; }
+  const log::OutputLog& log() const { return log_; }
   bool ended() const { return state_ == State::kEnded; }
   std::uint64_t started_ms() const { return started_ms_; }
   Clock::time_point ended_at() const { return ended_at_; }
@@ -72,9 +76,11 @@ class Execution final : public Reaper::Run {
   // Ends it and all it started; the first reason stays.
   void kill(const std::string& reason, const std::string& limit);
 
-  OutputLog::Piece read_log(std::uint64_t offset, char* to, std::size_t room) {
-    return log_.read(offset, to, room);
+  log::Piece read_log(log::RecordReader& reader, std::uint64_t offset, char* to, std::size_t room) {
+    return log_.read(reader, offset, to, room);
   }
+  // What was printed stays on disk when this is destroyed, unless it is removed before.
+  void remove_log() { log_.remove(); }
   void add(Attachment& attachment);
   void remove(Attachment& attachment);
   // An attachment sent something or was granted more.
@@ -96,6 +102,7 @@ class Execution final : public Reaper::Run {
   };
 
   std::optional<Failure> start_step();
+  void create_log();
   bool watch_run(StartedRun run);
   void on_reports();
   void on_report(const HelperReport& report);
@@ -125,7 +132,7 @@ class Execution final : public Reaper::Run {
   Services& services_;
   const v1::Spawn spawn_;
   Callbacks callbacks_;
-  OutputLog log_;
+  log::OutputLog log_;
   InputQueue input_;
   std::vector<Attachment*> attachments_;
 

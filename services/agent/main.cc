@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -20,12 +21,13 @@ using runbus::UniqueFd;
 
 constexpr int kDefaultListenFd = 3;
 constexpr char kUsage[] =
-    "usage: runbus-agent [--listen-fd N] [--log-dir-fd N] [--workspace DIR] [--stdio] "
-    "[--version]\n";
+    "usage: runbus-agent [--listen-fd N] [--log-dir-fd N] [--log-space BYTES] [--workspace DIR] "
+    "[--stdio] [--version]\n";
 
 struct Flags {
   std::optional<int> listen_fd;
   std::optional<int> log_dir_fd;
+  std::optional<std::uint64_t> log_space;
   std::string workspace = "/workspace";
   bool stdio = false;
 };
@@ -37,6 +39,12 @@ std::optional<int> parse_fd(const char* text) {
     return std::nullopt;
   }
   return static_cast<int>(value);
+}
+
+std::optional<std::uint64_t> parse_bytes(const char* text) {
+  char* end = nullptr;
+  const std::uint64_t value = std::strtoull(text, &end, 10);
+  return end == text || *end != '\0' || value == 0 ? std::nullopt : std::optional(value);
 }
 
 // Empty when the command line makes no sense.
@@ -54,6 +62,11 @@ std::optional<Flags> parse_flags(int argc, char** argv) {
     const char* const value = argv[++i];
     if (name == "--workspace") {
       flags.workspace = value;
+    } else if (name == "--log-space") {
+      flags.log_space = parse_bytes(value);
+      if (!flags.log_space) {
+        return std::nullopt;
+      }
     } else if (name == "--listen-fd") {
       flags.listen_fd = parse_fd(value);
       if (!flags.listen_fd) {
@@ -151,6 +164,7 @@ int run(const Flags& flags) {
   prepare_process();
   runbus::agent::Agent::Options options;
   options.workspace = flags.workspace;
+  options.log_space = flags.log_space.value_or(options.log_space);
   if (const std::string wrong = take_descriptors(flags, options); !wrong.empty()) {
     std::fprintf(stderr, "runbus-agent: %s\n", wrong.c_str());
     return 2;

@@ -1,6 +1,7 @@
 #include "services/execution/execution_service.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "proto/support/id.h"
@@ -33,6 +34,8 @@ v1::ExecutionInfo info_of(const agent_v1::Listing::Entry& entry, const std::stri
   info.mutable_started()->set_nanos(static_cast<std::int32_t>(started % 1000 * 1'000'000));
   if (entry.running()) {
     info.set_status("running");
+  } else if (!entry.has_exited()) {
+    info.set_status("lost");
   } else {
     const Outcome outcome = outcome_of(entry.exited());
     info.set_status(outcome.status);
@@ -46,14 +49,15 @@ v1::ExecutionInfo info_of(const agent_v1::Listing::Entry& entry, const std::stri
 }  // namespace
 
 ExecutionService::ExecutionService(boost::asio::io_context& io, std::shared_ptr<void> owner,
-                                   session::SessionManager& manager, Toolchain& toolchain,
-                                   ExecutorOptions options)
+                                   session::SessionManager& manager, session::LogArchive& archive,
+                                   Toolchain& toolchain, ExecutorOptions options)
     : Service(*v1::CodeRequest::descriptor()->file()->FindServiceByName("ExecutionService"),
               options.capacity + kExtraCapacity),
       owner_(std::move(owner)),
       manager_(manager),
+      archive_(archive),
       toolchain_(toolchain),
-      executor_(io, manager, toolchain, std::move(options)) {
+      executor_(io, manager, archive, toolchain, std::move(options)) {
   using worker::CallPtr;
   on<v1::CodeRequest>("Code", [this](const CallPtr& call, const v1::CodeRequest& request) {
     executor_.run(call, request, false);
@@ -178,24 +182,26 @@ void ExecutionService::cancel(const worker::CallPtr& call, const v1::CancelReque
                  });
 }
 
+// The agent's executions, then what is kept of those that it does not know.
 void ExecutionService::list(const worker::CallPtr& call, const v1::ListRequest& request) {
-  manager_.find(request.session_id(), [call](const Result<session::SessionPtr>& session) {
+  manager_.find(request.session_id(), [this, call, session_id = request.session_id()](
+                                          const Result<session::SessionPtr>& session) {
     if (call->ended()) {
       return;
     }
+    if (!session && session.error().code == ErrorCode::kNotFound) {
+      list_kept(call, session_id, {});
+      return;
+    }
     if (!session) {
-      if (session.error().code == ErrorCode::kNotFound) {
-        call->finish(v1::ListResponse());
-      } else {
-        call->fail(session.error());
-      }
+      call->fail(session.error());
       return;
     }
     agent_v1::AgentRequest message;
     message.mutable_list();
     (*session)->agent().request(
         std::move(message), {},
-        [call, session_id = (*session)->id()](const Result<agent_v1::AgentReply>& reply) {
+        [this, call, session_id](const Result<agent_v1::AgentReply>& reply) {
           if (!reply) {
             call->fail(reply.error());
             return;
@@ -206,8 +212,25 @@ void ExecutionService::list(const worker::CallPtr& call, const v1::ListRequest& 
               *response.add_executions() = info_of(entry, session_id);
             }
           }
-          call->finish(response);
+          list_kept(call, session_id, std::move(response));
         });
+  });
+}
+
+void ExecutionService::list_kept(const worker::CallPtr& call, const std::string& session_id,
+                                 v1::ListResponse response) {
+  archive_.list(session_id, [call, session_id, response = std::move(response)](
+                                const std::vector<agent_v1::Listing::Entry>& kept) mutable {
+    std::set<std::string> known;
+    for (const v1::ExecutionInfo& info : response.executions()) {
+      known.insert(info.execution_id());
+    }
+    for (const agent_v1::Listing::Entry& entry : kept) {
+      if (!known.contains(entry.execution_id())) {
+        *response.add_executions() = info_of(entry, session_id);
+      }
+    }
+    call->finish(response);
   });
 }
 

@@ -11,9 +11,10 @@ namespace runbus::execution {
 // asked of a running execution goes straight to its agent.
 class ExecutionService final : public worker::Service {
  public:
-  // `owner` keeps `manager` and `toolchain`.
+  // `owner` keeps `manager`, `archive` and `toolchain`.
   ExecutionService(boost::asio::io_context& io, std::shared_ptr<void> owner,
-                   session::SessionManager& manager, Toolchain& toolchain, ExecutorOptions options);
+                   session::SessionManager& manager, session::LogArchive& archive,
+                   Toolchain& toolchain, ExecutorOptions options);
 
  private:
   using Use = std::function<void(const session::SessionPtr&)>;
@@ -25,10 +26,13 @@ class ExecutionService final : public worker::Service {
   void signal(const worker::CallPtr& call, const v1::SignalRequest& request);
   void cancel(const worker::CallPtr& call, const v1::CancelRequest& request);
   void list(const worker::CallPtr& call, const v1::ListRequest& request);
+  void list_kept(const worker::CallPtr& call, const std::string& session_id,
+                 v1::ListResponse response);
   void languages(const worker::CallPtr& call);
 
   std::shared_ptr<void> owner_;  // first, so that it goes last
   session::SessionManager& manager_;
+  session::LogArchive& archive_;
   Toolchain& toolchain_;
   Executor executor_;
 };

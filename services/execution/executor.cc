@@ -28,9 +28,10 @@ google::protobuf::Value number_value(double number) {
 }  // namespace
 
 Executor::Executor(boost::asio::io_context& io, session::SessionManager& manager,
-                   Toolchain& toolchain, ExecutorOptions options)
+                   session::LogArchive& archive, Toolchain& toolchain, ExecutorOptions options)
     : io_(io),
       manager_(manager),
+      archive_(archive),
       toolchain_(toolchain),
       options_(std::move(options)),
       prefix_(random_hex(3)),
@@ -166,6 +167,7 @@ void Executor::follow(const std::shared_ptr<Run>& run) {
   }
   following.fingerprint = run->fingerprint();
   following.language = run->language();
+  following.began = true;
   follow_call(std::move(following));
 }
 
@@ -195,6 +197,7 @@ void Executor::attach(const worker::CallPtr& call, const v1::AttachRequest& requ
   following.ids = {request.execution_id(), request.session_id()};
   const v1::Resume* resume = call->resume();
   const bool quiet = resume != nullptr && resume->sequence() > 0;
+  following.began = resume != nullptr;
   following.offset = quiet ? std::max(resume->offset(), request.offset()) : request.offset();
   following.sink = make_stream_sink(call, executor(), following.ids, quiet);
   follow_call(std::move(following));
@@ -218,34 +221,34 @@ void Executor::follow_call(Following following) {
     }
     if (result) {
       following.sink->finish(outcome_of(*result));
+    } else if (result.error().code == ErrorCode::kNotFound && following.began) {
+      following.sink->fail(make_error(ErrorCode::kWorkerLost, "nothing is kept of the execution"));
     } else if (result.error().code == ErrorCode::kNotFound) {
       following.call->fail(make_error(ErrorCode::kNotFound, "execution_id: no such execution"));
     } else {
-      following.call->fail(result.error());
+      following.sink->fail(result.error());
     }
   };
-  auto follower = std::make_shared<Follower>(manager_, following.ids.execution_id, following.offset,
-                                             following.sink, std::move(events));
+  auto follower = std::make_shared<Follower>(manager_, archive_, following.ids.execution_id,
+                                             following.offset, following.sink, std::move(events));
   following.call->on_cancel([call = following.call, follower](Error reason) {
     follower->stop();
     call->fail(std::move(reason));
   });
-  const bool resumed = following.call->resume() != nullptr;
-  manager_.find(following.ids.session_id, [call = following.call, follower,
-                                           resumed](Result<session::SessionPtr> session) {
-    if (call->ended()) {
-      return;
-    }
-    if (session) {
-      follower->start_own(*session);
-    } else if (session.error().code != ErrorCode::kNotFound) {
-      call->fail(session.error());
-    } else if (resumed) {
-      call->fail(make_error(ErrorCode::kWorkerLost, "the session's sandbox has ended"));
-    } else {
-      call->fail(make_error(ErrorCode::kNotFound, "execution_id: no such execution"));
-    }
-  });
+  manager_.find(following.ids.session_id,
+                [call = following.call, session_id = following.ids.session_id,
+                 follower](const Result<session::SessionPtr>& session) {
+                  if (call->ended()) {
+                    return;
+                  }
+                  if (session) {
+                    follower->start_own(*session);
+                  } else if (session.error().code == ErrorCode::kNotFound) {
+                    follower->start_kept(session_id);
+                  } else {
+                    call->fail(session.error());
+                  }
+                });
 }
 
 void Executor::on_started(const Run& run) { publish(run, "started", "running", nullptr); }

@@ -33,8 +33,8 @@ class Executor final : public RunHost {
  public:
   static constexpr std::size_t kPerSession = 64;
 
-  Executor(boost::asio::io_context& io, session::SessionManager& manager, Toolchain& toolchain,
-           ExecutorOptions options);
+  Executor(boost::asio::io_context& io, session::SessionManager& manager,
+           session::LogArchive& archive, Toolchain& toolchain, ExecutorOptions options);
   ~Executor() override;
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -59,10 +59,12 @@ class Executor final : public RunHost {
     std::shared_ptr<OutputSink> sink;
     std::string fingerprint;  // must be the execution's; empty: any
     std::string language;
+    bool began = false;  // it was there: when it is not, it is lost
   };
 
   boost::asio::any_io_executor executor() override { return io_.get_executor(); }
   session::SessionManager& manager() override { return manager_; }
+  session::LogArchive& archive() override { return archive_; }
   session::SessionOptions session_options(bool network) override;
   Result<std::string> claim_name(const std::string& session_id) override;
   void give_back_name(const std::string& session_id, const std::string& name) override;
@@ -82,6 +84,7 @@ class Executor final : public RunHost {
 
   boost::asio::io_context& io_;
   session::SessionManager& manager_;
+  session::LogArchive& archive_;
   Toolchain& toolchain_;
   ExecutorOptions options_;
   std::string prefix_;  // keeps this worker's file names apart from those of others

@@ -11,9 +11,11 @@ constexpr int kMaxAttempts = 4;
 
 }  // namespace
 
-Follower::Follower(session::SessionManager& manager, std::string execution_id, std::uint64_t offset,
-                   std::shared_ptr<OutputSink> sink, Events events)
+Follower::Follower(session::SessionManager& manager, session::LogArchive& archive,
+                   std::string execution_id, std::uint64_t offset, std::shared_ptr<OutputSink> sink,
+                   Events events)
     : manager_(manager),
+      archive_(archive),
       manager_alive_(manager.alive()),
       execution_id_(std::move(execution_id)),
       position_(offset),
@@ -45,6 +47,12 @@ void Follower::start_own(session::SessionPtr session) {
   });
 }
 
+void Follower::start_kept(const std::string& session_id) {
+  session_id_ = session_id;
+  set_sink(std::move(sink_));
+  look_in_archive(make_error(ErrorCode::kNotFound, "no such execution"));
+}
+
 void Follower::set_sink(std::shared_ptr<OutputSink> sink) {
   sink_ = std::move(sink);
   sink_->on_room([weak = weak_from_this()] {
@@ -60,6 +68,9 @@ void Follower::stop() {
     return;
   }
   events_ = {};
+  if (replay_) {
+    replay_->stop();
+  }
   if (client_) {
     client_->detach(execution_id_);
     if (own_) {
@@ -125,7 +136,11 @@ void Follower::on_lost(const Error& error) {
     return;
   }
   const bool broken = error.code == ErrorCode::kConnection || error.code == ErrorCode::kTimeout;
-  if (!broken) {
+  if (error.code == ErrorCode::kNotFound) {
+    // Of an earlier sandbox of the session, perhaps.
+    look_in_archive(known_ ? make_error(ErrorCode::kWorkerLost, "the execution is no longer kept")
+                           : error);
+  } else if (!broken) {
     finish(error);
   } else if (++attempts_ > kMaxAttempts) {
     finish(make_error(ErrorCode::kWorkerLost, "the session's agent cannot be reached"));
@@ -148,9 +163,12 @@ void Follower::reconnect() {
       return;
     }
     if (!found) {
-      const bool gone = found.error().code == ErrorCode::kNotFound;
-      self->finish(gone ? make_error(ErrorCode::kWorkerLost, "the session's sandbox has ended")
-                        : found.error());
+      if (found.error().code == ErrorCode::kNotFound) {
+        self->look_in_archive(
+            make_error(ErrorCode::kWorkerLost, "the session's sandbox has ended"));
+      } else {
+        self->finish(found.error());
+      }
     } else if (self->own_) {
       self->start_own(*found);
     } else {
@@ -159,8 +177,44 @@ void Follower::reconnect() {
   });
 }
 
+void Follower::look_in_archive(const Error& otherwise) {
+  if (own_ && client_) {
+    client_->close();
+  }
+  client_ = nullptr;
+  session_ = nullptr;
+  if (manager_alive_.expired()) {
+    stop();
+    return;
+  }
+  archive_.open(session_id_, execution_id_,
+                [self = shared_from_this(), otherwise](const Result<session::KeptLogPtr>& log) {
+                  if (self->stopped_) {
+                    return;
+                  }
+                  if (log) {
+                    self->replay(*log);
+                  } else {
+                    self->finish(otherwise);
+                  }
+                });
+}
+
+void Follower::replay(const session::KeptLogPtr& log) {
+  if (position_ > log->end_offset && !known_) {
+    finish(make_error(ErrorCode::kValidation,
+                      "offset is beyond the end, " + std::to_string(log->end_offset)));
+    return;
+  }
+  received_ = 0;
+  granted_ = sink_->room();
+  replay_ =
+      std::make_shared<session::LogReplay>(archive_, log, position_, granted_, shared_from_this());
+  replay_->start();
+}
+
 void Follower::grant() {
-  if (!client_ || !known_) {
+  if ((!client_ && !replay_) || !known_) {
     return;
   }
   const std::uint64_t target = received_ + sink_->room();
@@ -168,7 +222,11 @@ void Follower::grant() {
   // Not for every write of the program: when half of what the agent may send is used up.
   if (target > granted_ && (target - granted_ >= left || left == 0)) {
     granted_ = target;
-    client_->grant(execution_id_, granted_);
+    if (replay_) {
+      replay_->grant(granted_);
+    } else {
+      client_->grant(execution_id_, granted_);
+    }
   }
 }
 

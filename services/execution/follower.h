@@ -6,31 +6,34 @@
 #include <string>
 
 #include "services/execution/output_sink.h"
+#include "services/session/log_archive.h"
 #include "services/session/session_manager.h"
 
 namespace runbus::execution {
 
 // Reads one execution from the agent into a sink, to its end: grants what the sink has room for,
-// and when the connection to the agent breaks, connects again and goes on where it was. Loop
-// thread.
+// and when the connection to the agent breaks, connects again and goes on where it was. When its
+// sandbox has gone, or its agent does not know it, it is read from what the node kept. Loop thread.
 class Follower final : public session::AgentClient::Reader,
                        public std::enable_shared_from_this<Follower> {
  public:
   struct Events {
     // The agent knows the execution; called once, before any output goes to the sink.
     std::function<void(const session::agent_v1::Attached&)> attached;
-    // Called once, last. kNotFound: the agent does not know the execution. kWorkerLost: its sandbox
-    // is gone.
+    // Called once, last. kNotFound: neither the agent nor the node knows the execution.
+    // kWorkerLost: its sandbox ended before it, or nothing was kept.
     std::function<void(Result<session::agent_v1::Exited>)> done;
   };
 
-  Follower(session::SessionManager& manager, std::string execution_id, std::uint64_t offset,
-           std::shared_ptr<OutputSink> sink, Events events);
+  Follower(session::SessionManager& manager, session::LogArchive& archive, std::string execution_id,
+           std::uint64_t offset, std::shared_ptr<OutputSink> sink, Events events);
 
   // Reads by the session's shared connection, which has one reader per execution.
   void start_shared(session::SessionPtr session);
   // Reads by a connection of its own.
   void start_own(session::SessionPtr session);
+  // Reads what the node kept of a session that has no sandbox.
+  void start_kept(const std::string& session_id);
 
   void set_sink(std::shared_ptr<OutputSink> sink);
   // Nothing is called any more.
@@ -45,10 +48,14 @@ class Follower final : public session::AgentClient::Reader,
 
   void attach(std::shared_ptr<session::AgentClient> client);
   void reconnect();
+  // Goes on with what was kept, or ends with `otherwise`.
+  void look_in_archive(const Error& otherwise);
+  void replay(const session::KeptLogPtr& log);
   void grant();
   void finish(Result<session::agent_v1::Exited> result);
 
   session::SessionManager& manager_;
+  session::LogArchive& archive_;
   std::weak_ptr<void> manager_alive_;
   std::string execution_id_;
   std::string session_id_;
@@ -57,6 +64,7 @@ class Follower final : public session::AgentClient::Reader,
   Events events_;
   session::SessionPtr session_;
   std::shared_ptr<session::AgentClient> client_;
+  std::shared_ptr<session::LogReplay> replay_;
   bool own_ = false;
   bool stopped_ = false;
   bool known_ = false;

@@ -71,13 +71,12 @@ class StreamSink final : public OutputSink, public std::enable_shared_from_this<
 
   void finish(const Outcome& outcome) override {
     outcome_ = outcome;
-    drain();
-    if (!call_->ended()) {
-      // The rest waits for credit; until then the call alone keeps this sink.
-      const auto self = shared_from_this();
-      call_->on_credit([self] { self->drain(); });
-      call_->on_cancel([self](Error reason) { self->call_->fail(std::move(reason)); });
-    }
+    conclude();
+  }
+
+  void fail(Error error) override {
+    failure_ = std::move(error);
+    conclude();
   }
 
   std::uint64_t room() const override {
@@ -95,6 +94,16 @@ class StreamSink final : public OutputSink, public std::enable_shared_from_this<
     std::uint64_t gap_end = 0;
     std::uint64_t end() const { return offset + bytes.size(); }
   };
+
+  void conclude() {
+    drain();
+    if (!call_->ended()) {
+      // The rest waits for credit; until then the call alone keeps this sink.
+      const auto self = shared_from_this();
+      call_->on_credit([self] { self->drain(); });
+      call_->on_cancel([self](Error reason) { self->call_->fail(std::move(reason)); });
+    }
+  }
 
   void drain_soon() {
     if (buffered_ >= kSmall) {
@@ -116,7 +125,7 @@ class StreamSink final : public OutputSink, public std::enable_shared_from_this<
       buffered_ -= segment.bytes.size();
       send(segment);
     }
-    if (segments_.empty() && outcome_ && !call_->ended()) {
+    if (segments_.empty() && (outcome_ || failure_) && !call_->ended()) {
       end();
       return;
     }
@@ -158,6 +167,11 @@ class StreamSink final : public OutputSink, public std::enable_shared_from_this<
 
   void end() {
     splitter_.flush([this](const Utf8Splitter::Piece& piece) { send_piece(piece); });
+    on_room_ = nullptr;
+    if (failure_) {
+      call_->fail(*failure_);
+      return;
+    }
     v1::CodeStream last;
     auto* result = last.mutable_result();
     result->set_execution_id(ids_.execution_id);
@@ -166,7 +180,6 @@ class StreamSink final : public OutputSink, public std::enable_shared_from_this<
     result->set_bytes(outcome_->bytes);
     result->set_truncated(outcome_->limit == "output");
     fill_result(*outcome_, *result);
-    on_room_ = nullptr;
     call_->finish(last);
   }
 
@@ -181,6 +194,7 @@ class StreamSink final : public OutputSink, public std::enable_shared_from_this<
   Utf8Splitter splitter_;
   v1::CodeStream item_;  // reused: its strings keep their memory
   std::optional<Outcome> outcome_;
+  std::optional<Error> failure_;
   std::function<void()> on_room_;
 };
 
@@ -214,6 +228,8 @@ class CollectSink final : public OutputSink {
     fill_result(outcome, result);
     call_->finish(result);
   }
+
+  void fail(Error error) override { call_->fail(std::move(error)); }
 
   std::uint64_t room() const override { return kCollectWindow; }
   void on_room(std::function<void()>) override {}  // there is always room
@@ -250,6 +266,7 @@ class NullSink final : public OutputSink {
   void output(int, std::uint64_t, std::string_view) override {}
   void gap(std::uint64_t, std::uint64_t) override {}
   void finish(const Outcome&) override {}
+  void fail(Error) override {}
   std::uint64_t room() const override { return kCollectWindow; }
   void on_room(std::function<void()>) override {}
 };

@@ -25,6 +25,8 @@ class OutputSink {
   virtual void gap(std::uint64_t from, std::uint64_t to) = 0;
   // Ends the call when everything was handed over.
   virtual void finish(const Outcome& outcome) = 0;
+  // The same with an error.
+  virtual void fail(Error error) = 0;
   // Bytes that may come beyond those that have.
   virtual std::uint64_t room() const = 0;
   // Called when room() has grown.

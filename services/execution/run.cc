@@ -47,7 +47,20 @@ void Run::prepare() {
 
 void Run::begin() {
   begun_ = true;
-  open();
+  if (host_.archive().has(request_.session_id(), request_.execution_id())) {
+    // It ran in a sandbox that has gone: not again.
+    hand_over();
+  } else {
+    open();
+  }
+}
+
+// The call gets what there is of the execution; this run starts nothing.
+void Run::hand_over() {
+  stage_ = Stage::kEnding;
+  tell_started({});
+  host_.follow(shared_from_this());
+  end(nullptr);
 }
 
 void Run::open() {
@@ -69,9 +82,11 @@ void Run::opened(Result<session::SessionPtr> session) {
     return;
   }
   if (!session) {
-    const bool lost = session.error().code == ErrorCode::kNotFound;
-    fail(lost ? make_error(ErrorCode::kWorkerLost, "the session's sandbox has ended")
-              : session.error());
+    if (session.error().code == ErrorCode::kNotFound && !gone_) {
+      hand_over();
+    } else {
+      fail(session.error());
+    }
     return;
   }
   session_ = std::move(*session);
@@ -115,8 +130,8 @@ std::shared_ptr<Follower> Run::make_follower(
   events.done = [self = shared_from_this()](Result<agent_v1::Exited> result) {
     self->done(std::move(result));
   };
-  return std::make_shared<Follower>(host_.manager(), request_.execution_id(), offset, sink_,
-                                    std::move(events));
+  return std::make_shared<Follower>(host_.manager(), host_.archive(), request_.execution_id(),
+                                    offset, sink_, std::move(events));
 }
 
 void Run::look() {
@@ -219,10 +234,7 @@ void Run::spawned(const Result<agent_v1::AgentReply>& reply) {
   if (is_broken(reply.error())) {
     retry();
   } else if (reply.error().code == ErrorCode::kConflict && !gone_) {
-    stage_ = Stage::kEnding;
-    tell_started({});
-    host_.follow(shared_from_this());
-    end(nullptr);
+    hand_over();
   } else {
     fail(reply.error());
   }
@@ -304,6 +316,9 @@ void Run::done(Result<agent_v1::Exited> result) {
       } else {
         write();
       }
+    } else if (stage_ == Stage::kRunning && !call_->ended()) {
+      sink_->fail(result.error());
+      end(nullptr);
     } else if (stage_ != Stage::kSpawning) {
       fail(result.error());
     }

@@ -24,12 +24,13 @@ class RunHost {
   virtual ~RunHost() = default;
   virtual boost::asio::any_io_executor executor() = 0;
   virtual session::SessionManager& manager() = 0;
+  virtual session::LogArchive& archive() = 0;
   virtual session::SessionOptions session_options(bool network) = 0;
   // A name for the run's files that no other running execution of the session has; kBusy when the
   // session has as many as it may.
   virtual Result<std::string> claim_name(const std::string& session_id) = 0;
   virtual void give_back_name(const std::string& session_id, const std::string& name) = 0;
-  // The execution exists already, made by a call that this worker knows nothing of.
+  // The execution exists, or existed, already, made by a call that this worker knows nothing of.
   virtual void follow(const std::shared_ptr<Run>& run) = 0;
   virtual void on_started(const Run& run) = 0;
   // `outcome` is null when it is not known how it ended.
@@ -86,6 +87,7 @@ class Run final : public std::enable_shared_from_this<Run> {
   void write();
   void written();
   void spawn();
+  void hand_over();
   void spawned(const Result<session::agent_v1::AgentReply>& reply);
   void adopt(const session::agent_v1::Attached& attached);
   void running();

@@ -13,6 +13,7 @@
 #include "proto/support/log.h"
 #include "services/execution/execution_service.h"
 #include "services/execution/session_service.h"
+#include "services/session/log_archive.h"
 #include "services/session/session_manager.h"
 
 namespace runbus::main {
@@ -61,6 +62,7 @@ struct Node {
   std::unique_ptr<session::Engine> engine;
   std::optional<execution::Toolchain> toolchain;
   std::optional<session::SessionManager> manager;
+  std::optional<session::LogArchive> archive;
 };
 
 session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node,
@@ -79,6 +81,7 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
   options.sweep_interval = std::clamp<std::chrono::milliseconds>(
       options.destroy_after / 3, std::chrono::seconds(1), options.sweep_interval);
   options.result_ttl = std::chrono::seconds(flags.result_ttl);
+  options.keeper.log_space = flags.log_space;
   options.warm = [&node] {
     std::vector<session::agent_v1::Warm> all;
     for (const execution::Language& language : node.toolchain->languages()) {
@@ -106,6 +109,15 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
   };
   options.on_paused = [publish](const std::string& id) { publish("session.paused", id); };
   options.on_resumed = [publish](const std::string& id) { publish("session.resumed", id); };
+  return options;
+}
+
+session::ArchiveOptions archive_options(const NodeFlags& flags) {
+  session::ArchiveOptions options;
+  options.state_dir = std::filesystem::absolute(flags.state_dir).string();
+  options.bounds.ttl = std::chrono::seconds(flags.result_ttl);
+  options.bounds.bytes = flags.kept_log_space;
+  options.bounds.count = flags.kept_logs;
   return options;
 }
 
@@ -154,7 +166,11 @@ std::vector<std::unique_ptr<worker::Service>> make_execution_services(const Node
   }
   manager.soft_quota = probed.probe.enforced["disk"] == "soft";
   node->manager.emplace(io, *node->engine, std::move(manager));
+  node->archive.emplace(io, archive_options(flags));
   if (auto prepared = node->manager->prepare(); !prepared) {
+    throw std::runtime_error("--state-dir: " + to_string(prepared.error()));
+  }
+  if (auto prepared = node->archive->prepare(); !prepared) {
     throw std::runtime_error("--state-dir: " + to_string(prepared.error()));
   }
   node->manager->adopt();
@@ -164,6 +180,7 @@ std::vector<std::unique_ptr<worker::Service>> make_execution_services(const Node
       worker.hold_session(sandbox.session_id);
     }
   });
+  node->archive->sweep();
   // Sessions that are opened before the probes have ended get their warm interpreters then.
   node->toolchain->when_known([&manager = *node->manager] { manager.reconfigure(); });
   spdlog::info("engine {}, state in {}", node->engine->name(), flags.state_dir);
@@ -184,7 +201,7 @@ std::vector<std::unique_ptr<worker::Service>> make_execution_services(const Node
 
   std::vector<std::unique_ptr<worker::Service>> services;
   services.push_back(std::make_unique<execution::ExecutionService>(
-      io, node, *node->manager, *node->toolchain, std::move(execution_options)));
+      io, node, *node->manager, *node->archive, *node->toolchain, std::move(execution_options)));
   services.push_back(std::make_unique<execution::SessionService>(
       std::shared_ptr<session::SessionManager>(node, &*node->manager), std::move(session_options)));
   return services;

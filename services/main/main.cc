@@ -65,9 +65,21 @@ void add_node_flags(CLI::App& app, NodeFlags& flags) {
                  "Seconds until an idle session is frozen; the next call resumes it; 0: never")
       ->check(CLI::Range(0, 31'536'000))
       ->capture_default_str();
-  app.add_option("--result-ttl", flags.result_ttl,
-                 "Seconds that an ended execution's output is kept")
+  app.add_option(
+         "--result-ttl", flags.result_ttl,
+         "Seconds that an ended execution's output is kept, also when its session has ended")
       ->check(CLI::Range(1, 31'536'000))
+      ->capture_default_str();
+  app.add_option("--log-space", flags.log_space,
+                 "Bytes of disk for the output of a session's executions, as 256MiB")
+      ->transform(size)
+      ->check(CLI::Range(std::uint64_t{1} << 20, std::uint64_t{1} << 40))
+      ->capture_default_str();
+  app.add_option("--kept-log-space", flags.kept_log_space,
+                 "Bytes of disk for what is kept of sessions that have ended, as 1GiB")
+      ->transform(size)
+      ->capture_default_str();
+  app.add_option("--kept-logs", flags.kept_logs, "Executions kept of sessions that have ended")
       ->capture_default_str();
   app.add_option("--capacity", flags.capacity, "Executions at once")
       ->check(CLI::Range(1, 10'000))

@@ -31,16 +31,22 @@ constexpr std::uint64_t kLookUs = 2'000'000;
 }  // namespace
 
 Result<void> SandboxKeeper::erase(const std::string& key, const SandboxLock& lock) {
-  if (store_.exists(key)) {
-    if (auto destroyed = engine_.destroy(store_.dir(key)); !destroyed) {
-      return destroyed;
-    }
-    if (auto removed = store_.remove(key); !removed) {
-      return removed;
-    }
+  if (auto cleared = clear(key); !cleared) {
+    return cleared;
   }
   lock.forget();
   return {};
+}
+
+Result<void> SandboxKeeper::clear(const std::string& key) {
+  if (!store_.exists(key)) {
+    return {};
+  }
+  if (auto destroyed = engine_.destroy(store_.dir(key)); !destroyed) {
+    return destroyed;
+  }
+  logs_.keep(key, store_.log_dir(key));
+  return store_.remove(key);
 }
 
 Result<SandboxKeeper::Opened> SandboxKeeper::open(const std::string& session_id,
@@ -82,11 +88,8 @@ Result<SandboxKeeper::Opened> SandboxKeeper::open(const std::string& session_id,
       Error gone = make_error(ErrorCode::kNotFound, "the session's sandbox has ended");
       return gone;
     }
-    if (auto destroyed = engine_.destroy(store_.dir(key)); !destroyed) {
-      return destroyed.error();
-    }
-    if (auto removed = store_.remove(key); !removed) {
-      return removed.error();
+    if (auto cleared = clear(key); !cleared) {
+      return cleared.error();
     }
   }
   auto record = create(session_id, *create_with);
@@ -154,6 +157,7 @@ Result<void> SandboxKeeper::start(const SandboxRecord& record, const std::string
   spec.state_dir = record.dir;
   spec.workspace = record.dir + "/workspace";
   spec.agent = options_.agent;
+  spec.agent_args = {"--log-space", std::to_string(options_.log_space)};
   spec.listen_fd = listener->get();
   spec.log_dir_fd = log_dir.get();
   spec.network = record.network;
@@ -175,7 +179,8 @@ std::string SandboxKeeper::kind_of(const SessionOptions& options) const {
   std::ostringstream kind;
   kind << engine_.name() << '|' << options_.made_of << '|' << options_.agent << '|'
        << options.network << '|' << limits.memory << '|' << limits.cpus << '|' << limits.processes
-       << '|' << limits.disk << '|' << limits.tmp;
+       << '|' << limits.disk << '|' << limits.tmp
+       << '|' << options_.log_space;
   return kind.str();
 }
 
@@ -322,6 +327,7 @@ std::vector<std::string> SandboxKeeper::sweep() {
 
 Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir) {
   const SandboxStore store(state_dir);
+  const LogStore logs(state_dir);
   std::map<std::string, std::unique_ptr<Engine>> engines;
   std::optional<Error> first;
   std::size_t count = 0;
@@ -351,6 +357,7 @@ Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir) {
     if (auto ended = end(store.load(key)); !ended) {
       return ended;
     }
+    logs.keep(key, store.log_dir(key));
     auto removed = store.remove(key);
     if (removed) {
       lock->forget();

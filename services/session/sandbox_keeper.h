@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "services/session/engine.h"
+#include "services/session/log_store.h"
 #include "services/session/sandbox_pool.h"
 #include "services/session/sandbox_store.h"
 
@@ -27,6 +28,7 @@ struct KeeperOptions {
   std::string made_of;
   // A paused sandbox that was not used for this long is removed: its agent cannot end it.
   std::chrono::milliseconds destroy_after{600'000};
+  std::uint64_t log_space = 256ULL << 20U;  // bytes of output of one session
 };
 
 // Makes, finds and removes the sandboxes of a node's state directory. Workers that share the
@@ -40,6 +42,7 @@ class SandboxKeeper {
       : engine_(engine),
         options_(std::move(options)),
         store_(options_.state_dir),
+        logs_(options_.state_dir),
         pool_(engine, store_) {}
 
   const SandboxStore& store() const { return store_; }
@@ -56,7 +59,8 @@ class SandboxKeeper {
   Result<Opened> open(const std::string& session_id, const std::optional<SessionOptions>& create,
                       std::uint64_t unreachable_ms);
 
-  // Ends a session's sandbox and removes all there is of it. True when there was one.
+  // Ends a session's sandbox and removes all there is of it but its executions' logs (LogStore).
+  // True when there was one.
   Result<bool> close(const std::string& session_id);
   // The same unless the session was used after `unused_since_ms`.
   Result<bool> close_unused(const std::string& session_id, std::uint64_t unused_since_ms);
@@ -90,14 +94,17 @@ class SandboxKeeper {
   bool is_over(const std::string& key);
   std::string kind_of(const SessionOptions& options) const;
   Result<void> erase(const std::string& key, const SandboxLock& lock);
+  Result<void> clear(const std::string& key);
 
   Engine& engine_;
   KeeperOptions options_;
   SandboxStore store_;
+  LogStore logs_;
   SandboxPool pool_;
 };
 
-// Destroys every sandbox of a state directory, each by the engine that made it; for `runbus up`.
+// Destroys every sandbox of a state directory, each by the engine that made it, and keeps their
+// executions' logs; for `runbus up`.
 // Returns how many there were; the first error is reported after all were tried.
 Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir);
 

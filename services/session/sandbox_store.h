@@ -16,6 +16,7 @@
 //   (sandbox_pool.h);
 //                      once one has it, sandboxes/<key> is a link to it: its user id, its cgroup
 //                      and its runtime know it by this path, so it never moves
+//   logs/<key>/        what its executions printed, once the sandbox has gone (LogStore)
 //   locks/<key or id>  flock(2) held while a sandbox is made, looked at or removed
 // Everything is 0700 and its owner's alone, save that the engine gives log/ and workspace/ to the
 // sandbox's uid. All functions block for file operations: for a thread of the pool. No state of its
@@ -60,6 +61,7 @@ class SandboxStore {
 
   // Where the sandbox really is.
   std::string dir(const std::string& key) const;
+  std::string log_dir(const std::string& key) const { return dir(key) + "/log"; }
   std::vector<std::string> keys() const;
   bool exists(const std::string& key) const;
 

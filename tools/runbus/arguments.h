@@ -56,6 +56,9 @@ struct UpOptions {
        "Seconds after which an idle session is frozen, 0: never (default: 60)",
        {}},
       {"--result-ttl", "Seconds for which an ended run's output is kept (default: 300)", {}},
+      {"--log-space", "Disk for the output of a session's runs, in bytes (default: 256 MiB)", {}},
+      {"--kept-log-space", "The same for all sessions that have ended (default: 1 GiB)", {}},
+      {"--kept-logs", "Runs of ended sessions whose output is kept (default: 4096)", {}},
   };
   std::string broker_listen;
   std::string authorized_keys;

@@ -1,7 +1,9 @@
 """Broker, gateway and worker started one by one, so that a test can put a proxy between any two and kill each."""
 
 import asyncio
+import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,12 @@ TOKEN = "test-token-of-the-chaos-suite"
 
 class Parts:
     """Keeps the parts alive: one that dies is started again, as `runbus up` does. Proxies: `client` (client to gateway),
-    `gateway` (gateway to broker), `worker` (worker to broker)."""
+    `gateway` (gateway to broker), `worker` (worker to broker). `worker`: further arguments of the worker; `echo`: the example
+    worker too."""
+
+    def __init__(self, worker=(), echo=False):
+        self.worker_arguments = list(worker)
+        self.echo = echo
 
     async def __aenter__(self):
         self.dir = tempfile.mkdtemp(prefix="rb-")
@@ -35,8 +42,10 @@ class Parts:
             "gateway": [binary("runbus-gateway"), "--listen", "127.0.0.1:0", "--broker", "ipc://" + path("g.sock"),
                         "--token-file", path("token")],
             "worker": [binary("runbus-worker"), "execution", "--broker", "ipc://" + path("w.sock"), "--node", "here",
-                       "--state-dir", self.state],
+                       "--state-dir", self.state, *self.worker_arguments],
         }
+        if self.echo:
+            self.commands["echo"] = [binary("runbus-example-echo"), "--broker", "ipc://" + path("b.sock"), "--node", "here"]
         self.keepers = []
         await self._start("broker")
         address = (await self._start("gateway")).strip().decode()
@@ -45,6 +54,8 @@ class Parts:
         self.commands["gateway"][2] = address
         self.client = await FaultProxy(("tcp", "127.0.0.1", 0), ("tcp", host, int(port))).__aenter__()
         await self._start("worker")
+        if self.echo:
+            await self._start("echo")
         self.url = f"ws://127.0.0.1:{self.client.listen[2]}/ws"
         self.token = TOKEN
         self.ws_url = self.url
@@ -80,11 +91,17 @@ class Parts:
             process.send_signal(signal.SIGKILL)
 
     def memory(self):
-        """{part: resident bytes}"""
-        result = {}
-        for name, process in self.processes.items():
+        """{part: resident bytes}, agents included"""
+        pids = {name: process.pid for name, process in self.processes.items()}
+        for engine in pathlib.Path(self.state, "sandboxes").glob("*/engine.json"):
             try:
-                with open(f"/proc/{process.pid}/status") as status:
+                pids["agent " + engine.parent.name[:8]] = json.loads(engine.read_text())["first"]["pid"]
+            except OSError:
+                pass
+        result = {}
+        for name, pid in pids.items():
+            try:
+                with open(f"/proc/{pid}/status") as status:
                     result[name] = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
             except (OSError, StopIteration):
                 pass
@@ -97,7 +114,9 @@ class Parts:
         await asyncio.gather(*self.keepers, return_exceptions=True)
         for proxy in (self.client, self.gateway, self.worker):
             await proxy.__aexit__()
-        for name in ("worker", "gateway", "broker"):
+        for name in ("echo", "worker", "gateway", "broker"):
+            if name not in self.processes:
+                continue
             process = self.processes[name]
             if process.returncode is None:
                 process.terminate()

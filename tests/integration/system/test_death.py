@@ -1,15 +1,13 @@
-"""kill -9 of each part under load: exactly one reply for each call or the connection ends, and work goes on."""
+"""kill -9 of each part under load: exactly one reply for each call or the connection ends, and work goes on. Each state of a
+call: test_death_table.py."""
 
 import asyncio
-import json
-import os
-import signal
 import time
 
 import pytest
 
 from harness.client import Client, RpcError
-from harness.system import PATIENCE, System, below, processes, wait_until
+from harness.system import System, wait_until
 
 
 @pytest.fixture
@@ -68,61 +66,3 @@ async def test_kill_9_under_load(system, program):
     # The last third of the load, 4 s and more after the death, sees no failures.
     late = [outcome for outcome, when in outcomes if when > moment + 6 and outcome != "ok"]
     assert not late, late
-
-
-@pytest.mark.parametrize("program", ["runbus-worker", "runbus-broker"])
-async def test_a_running_program_goes_on_when_a_part_dies(system, program):
-    code = "import time\nfor i in range(80):\n    print(i, flush=True)\n    time.sleep(0.1)\nraise SystemExit(5)"
-    async with Client(system) as client:
-        call = await client.stream(code)
-        await call.until(lambda items: b"10\n" in call.bytes())
-        system.kill(program)
-        result = await call.result()
-        assert call.bytes() == b"".join(b"%d\n" % i for i in range(80))
-        assert result["exit_code"] == 5
-        assert [method for method, _ in call.items].count("execute.started") == 1
-
-
-async def test_a_client_attaches_again_after_the_gateways_death(system):
-    code = "import time\nfor i in range(80):\n    print(i, flush=True)\n    time.sleep(0.1)\nraise SystemExit(5)"
-    async with Client(system) as client:
-        call = await client.stream(code)
-        await call.until(lambda items: b"10\n" in call.bytes())
-        names = {key: call.items[0][1][key] for key in ("execution_id", "session_id")}
-        system.kill("runbus-gateway")
-        with pytest.raises(ConnectionError):
-            await call.result()
-        seen = call.bytes()
-
-    async def again():
-        while True:
-            try:
-                client = Client(system)
-                await client.__aenter__()
-                return client
-            except Exception:
-                await asyncio.sleep(0.1)
-
-    client = await asyncio.wait_for(again(), PATIENCE)
-    try:
-        rest = await client.start("execute.attach", {**names, "offset": len(seen)})
-        assert (await rest.result())["exit_code"] == 5
-        assert seen + rest.bytes() == b"".join(b"%d\n" % i for i in range(80))
-    finally:
-        await client.__aexit__()
-
-
-async def test_the_agents_death_ends_the_call_with_worker_lost(system):
-    async with Client(system) as client:
-        call = await client.stream("import time\nprint('up', flush=True)\ntime.sleep(600)")
-        await call.until(lambda items: b"up" in call.bytes())
-        ours = below(system.process.pid)
-        agents = [pid for pid, argv in processes(lambda argv: argv[0].endswith("runbus-agent")) if pid in ours]
-        assert agents
-        for pid in agents:
-            os.kill(pid, signal.SIGKILL)
-        with pytest.raises(RpcError) as error:
-            await call.result()
-        assert error.value.code == -32010
-        # The session's next call gets a new sandbox.
-        assert (await client.run("print('again')"))["stdout"] == "again\n"

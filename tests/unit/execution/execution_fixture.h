@@ -20,6 +20,10 @@ class ExecutionTest : public ::testing::Test, public NodeFixture {
 
   void SetUp() override {
     manager = make_manager();
+    session::ArchiveOptions archive_options;
+    archive_options.state_dir = state_dir();
+    archive = std::make_unique<session::LogArchive>(loop.io, archive_options);
+    ASSERT_TRUE(archive->prepare().has_value());
     auto table = execution::parse_languages(R"(
 [[language]]
 name = "bash"
@@ -36,14 +40,15 @@ environment = { FROM_TABLE = "yes" }
       published.push_back(topic + " " + data.fields().at("execution_id").string_value() + " " +
                           data.fields().at("status").string_value());
     };
-    service = std::make_unique<execution::ExecutionService>(loop.io, nullptr, *manager, *toolchain,
-                                                            std::move(with));
+    service = std::make_unique<execution::ExecutionService>(loop.io, nullptr, *manager, *archive,
+                                                            *toolchain, std::move(with));
     service->check_complete();
   }
   // A second worker process of the same node, as far as the state directory can tell.
   void restart_worker() {
     service.reset();
     toolchain.reset();
+    archive.reset();
     manager.reset();
     loop.io.restart();
     SetUp();
@@ -125,6 +130,7 @@ environment = { FROM_TABLE = "yes" }
   }
 
   std::unique_ptr<session::SessionManager> manager;
+  std::unique_ptr<session::LogArchive> archive;
   std::unique_ptr<execution::Toolchain> toolchain;
   std::unique_ptr<execution::ExecutionService> service;
   std::vector<std::string> published;

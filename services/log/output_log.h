@@ -1,0 +1,101 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "proto/support/unique_fd.h"
+#include "services/log/record_reader.h"
+
+// The output of one execution (or terminal) as one sequence of bytes with stream marks. It is
+// written to files before append() returns, so what a reader was given outlives the process that
+// wrote it, however that ends (StoredLog reads it then):
+//   NAME/head   bytes of the owner's, there from the beginning
+//   NAME/0, NAME/1048576, …   segments, named by the offset of their first byte
+//   NAME/end    bytes of the owner's, once the log is finished
+// A log that grows beyond its size loses its oldest segment: first_offset() moves up, which a
+// reader sees as a gap. Where no file can be written (no directory, disk full), what comes is kept
+// in memory, up to kMaxMemory. Never fails and never loses the order.
+namespace runbus::log {
+
+// What all logs of one owner may take together. The owner outlives them.
+struct LogSpace {
+  std::uint64_t limit = UINT64_MAX;
+  std::uint64_t used = 0;
+  // Called before a log gives up its own segments because the others leave it no room; may remove
+  // other logs.
+  std::function<void()> on_full;
+};
+
+class OutputLog {
+ public:
+  static constexpr std::uint64_t kMinSize = 64 * 1024;
+  static constexpr std::uint64_t kMaxMemory = 1024 * 1024;
+  static constexpr std::uint64_t kMaxSegment = 1024 * 1024;
+  // A log may have this much however full the space is.
+  static constexpr std::uint64_t kShare = 4 * kMaxSegment;
+
+  // `size`: bytes to take at most, heads of records included, raised to kMinSize. In memory until
+  // create().
+  OutputLog(std::uint64_t size, LogSpace& space);
+  ~OutputLog();
+  OutputLog(const OutputLog&) = delete;
+  OutputLog& operator=(const OutputLog&) = delete;
+
+  // Makes the folder `name` in `directory_fd` (not owned; stays open) with `head`; before the first
+  // append. False: there is none, and the log stays in memory.
+  bool create(int directory_fd, const std::string& name, std::string_view head);
+  void append(int stream, std::string_view bytes);
+  // Nothing more comes. False: `end` could not be written.
+  bool finish(std::string_view end);
+  // Removes the files; without it they stay.
+  void remove();
+
+  // Copies up to `room` bytes of one stream from `offset` on, first_offset() ≤ offset <
+  // end_offset(). Size 0: the disk did not give them back; they are evicted now. Each reader has
+  // its own `reader`.
+  Piece read(RecordReader& reader, std::uint64_t offset, char* to, std::size_t room);
+
+  std::uint64_t first_offset() const;
+  std::uint64_t end_offset() const { return end_; }
+  // Bytes it holds in any case before it evicts, even if each is a record of its own.
+  std::uint64_t capacity() const;
+  // Bytes of disk or memory taken now.
+  std::uint64_t footprint() const { return taken_; }
+  bool in_files() const { return in_files_; }
+
+ private:
+  struct Segment {
+    std::uint64_t start = 0;  // offset of its first byte
+    std::uint64_t taken = 0;  // bytes of disk or memory
+    bool in_file = false;
+    std::string memory;
+  };
+
+  Segment& segment_with_room();
+  std::size_t add_record(int stream, std::string_view bytes);
+  // 0 or errno.
+  int write_record(Segment& segment, int stream, std::string_view bytes);
+  int write_to_file(Segment& segment, std::string_view head, std::string_view bytes);
+  void make_room();
+  void evict_first();
+  std::string path(const Segment& segment) const;
+  std::uint64_t limit() const;
+  std::uint64_t segment_size() const { return std::min(limit() / 16, kMaxSegment); }
+
+  const std::uint64_t size_;
+  LogSpace& space_;
+  int directory_fd_ = -1;
+  std::string name_;
+  bool in_files_ = false;
+  UniqueFd file_;  // of the last segment, if that is a file
+  std::deque<Segment> segments_;
+  std::uint64_t end_ = 0;
+  std::uint64_t taken_ = 0;
+};
+
+}  // namespace runbus::log

@@ -1,0 +1,118 @@
+#include "services/session/log_store.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+
+#include "tests/unit/session/loop.h"
+
+namespace runbus::session {
+namespace {
+
+namespace fs = std::filesystem;
+
+class LogStoreTest : public ::testing::Test {
+ protected:
+  LogStoreTest() { EXPECT_TRUE(store_.prepare().has_value()); }
+
+  // A sandbox's log folder with the execution in it, ended so many seconds ago.
+  void execution(const std::string& name, int seconds_ago, std::uint64_t bytes = 10) {
+    const fs::path folder = from_ + "/" + name;
+    fs::create_directories(folder);
+    std::ofstream(folder / "head") << "head";
+    std::ofstream(folder / "0").close();
+    fs::resize_file(folder / "0", bytes);
+    std::ofstream(folder / "end") << "end";
+    fs::last_write_time(folder / "end",
+                        fs::file_time_type::clock::now() - std::chrono::seconds(seconds_ago));
+  }
+  std::vector<std::string> kept(const std::string& key = "k") {
+    auto names = store_.executions(key);
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+  using Names = std::vector<std::string>;
+
+  testing::TemporaryDirectory directory_;
+  std::string from_ = directory_.path() + "/sandbox/log";
+  LogStore store_{directory_.path()};
+};
+
+TEST_F(LogStoreTest, TakesFoldersOverWithTheTimeOfTheirEnd) {
+  execution("a", 100);
+  execution("b", 5);
+  store_.keep("k", from_);
+  EXPECT_EQ(kept(), (Names{"a", "b"}));
+  EXPECT_TRUE(fs::is_empty(from_));
+  EXPECT_TRUE(store_.has("k", "a"));
+  EXPECT_FALSE(store_.has("k", "../k/a"));
+  EXPECT_FALSE(store_.has("other", "a"));
+  store_.sweep({.ttl = std::chrono::seconds(50)});
+  EXPECT_EQ(kept(), Names{"b"});
+  store_.sweep({.ttl = std::chrono::seconds(1)});
+  EXPECT_TRUE(fs::is_empty(directory_.path() + "/logs"));
+}
+
+TEST_F(LogStoreTest, AnEndInTheFutureIsNow) {
+  execution("a", -1'000'000);
+  store_.keep("k", from_);
+  const auto age =
+      fs::file_time_type::clock::now() - fs::last_write_time(directory_.path() + "/logs/k/a");
+  EXPECT_GT(age, std::chrono::seconds(-10));
+}
+
+TEST_F(LogStoreTest, ANewExecutionTakesThePlaceOfAnOldOneWithItsId) {
+  execution("a", 100);
+  store_.keep("k", from_);
+  execution("a", 5);
+  std::ofstream(from_ + "/a/head") << "newer";
+  store_.keep("k", from_);
+  std::string head;
+  std::ifstream(directory_.path() + "/logs/k/a/head") >> head;
+  EXPECT_EQ(head, "newer");
+}
+
+TEST_F(LogStoreTest, BeyondTheBoundsTheOldestGo) {
+  for (int i = 0; i < 6; ++i) {
+    execution("e" + std::to_string(i), 60 - i, 1'000'000);
+  }
+  store_.keep("k", from_);
+  store_.sweep({.bytes = 4'500'000});
+  EXPECT_EQ(kept(), (Names{"e2", "e3", "e4", "e5"}));
+  store_.sweep({.count = 2});
+  EXPECT_EQ(kept(), (Names{"e4", "e5"}));
+}
+
+TEST_F(LogStoreTest, OneSessionHasNoMoreThanItsShare) {
+  execution("huge", 1, 2 * LogStore::kMaxSessionBytes);  // sparse
+  store_.keep("k", from_);
+  EXPECT_EQ(kept(), Names{});
+  fs::remove_all(from_);
+  for (int i = 0; i < 300; ++i) {
+    execution("e" + std::to_string(i), i);
+  }
+  store_.keep("k", from_);
+  EXPECT_EQ(kept().size(), LogStore::kMaxPerSession);
+}
+
+TEST_F(LogStoreTest, WhatIsNoFolderOfAnExecutionIsLeft) {
+  fs::create_directories(from_);
+  std::ofstream(from_ + "/file") << "x";
+  fs::create_symlink("/etc", from_ + "/link");
+  ::mkfifo((from_ + "/fifo").c_str(), 0600);
+  execution(".hidden", 1);
+  execution("bad name", 1);
+  execution("-x", 1);
+  store_.keep("k", from_);
+  EXPECT_EQ(kept(), Names{});
+  store_.keep("k", directory_.path() + "/nowhere");
+  fs::create_directory_symlink("/etc", directory_.path() + "/etc");
+  store_.keep("k", directory_.path() + "/etc");
+  EXPECT_EQ(kept(), Names{});
+}
+
+}  // namespace
+}  // namespace runbus::session
