@@ -22,6 +22,9 @@ using testing::StartsWith;
 
 class RpcSessionTest : public testing::Test {
  protected:
+  // Calls in flight and their session hold each other until one of them ends.
+  void TearDown() override { session->close(); }
+
   // Sends a text and answers the CALL that it made with `result`.
   std::vector<std::string> exchange(const std::string& text, const std::string& result) {
     session->on_message(text);
