@@ -173,7 +173,9 @@ TEST_F(AgentWarm, EndsAlthoughItsHelperIsStoppedAgainAndAgain) {
       "import os, signal, subprocess\nsubprocess.Popen(['/bin/sh', '-c', 'while kill -STOP '"
       " + str(os.getppid()) + '; do :; done'])\nos.kill(os.getppid(), signal.SIGSTOP)\n"
       "os._exit(5)");
-  EXPECT_EQ(stream.exited.code(), 5);
+  // Whether the helper can still say how the program ended is a race that the program has chosen.
+  EXPECT_TRUE(stream.exited.code() == 5 || stream.exited.signal() == SIGKILL)
+      << stream.exited.ShortDebugString();
 }
 
 TEST_F(AgentWarm, ComesBackAfterAProgramKilledIt) {
