@@ -55,6 +55,16 @@ class PendingCallTest : public testing::Test {
     request.timeout = timeout;
     return bus.client.call(std::move(request), seen);
   }
+  // An accepted call whose broker is lost: its CALL there, and the one at the second broker.
+  std::pair<Sent, Sent> start_and_move() {
+    start();
+    Sent call = bus.port.take(v1::CALL);
+    bus.accept(call);
+    bus.port.up = false;
+    bus.second.up = true;
+    bus.client.on_disconnected(bus.port);
+    return {std::move(call), bus.second.take(v1::CALL)};
+  }
   void item(const Sent& call, std::uint64_t sequence, const std::string& body,
             std::uint64_t offset = 0) {
     say(call, v1::ITEM, sequence, body, offset);
@@ -186,25 +196,13 @@ TEST_F(PendingCallTest, ANewBrokerHearsOfItAgain) {
 }
 
 TEST_F(PendingCallTest, GoesThroughAnotherBrokerWhenItsOwnIsLost) {
-  start();
-  const Sent call = bus.port.take(v1::CALL);
-  bus.accept(call);
-  bus.port.up = false;
-  bus.second.up = true;
-  bus.client.on_disconnected(bus.port);
-  const Sent moved = bus.second.take(v1::CALL);
+  const auto [call, moved] = start_and_move();
   EXPECT_EQ(moved.header.worker_id(), "worker-1");
   EXPECT_TRUE(moved.header.has_resume());
 }
 
 TEST_F(PendingCallTest, WhatAnEarlierBrokerSaysOfACallThatWentOnElsewhereIsOutOfDate) {
-  start();
-  const Sent call = bus.port.take(v1::CALL);
-  bus.accept(call);
-  bus.port.up = false;
-  bus.second.up = true;
-  bus.client.on_disconnected(bus.port);
-  const Sent moved = bus.second.take(v1::CALL);
+  const auto [call, moved] = start_and_move();
   bus.port.up = true;
   bus.client.on_connected(bus.port);
   bus.error(call, ErrorCode::kWorkerLost);

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "services/session/digest.h"
+#include "services/session/engine_state.h"
 #include "services/session/remove_tree.h"
 #include "tests/unit/session/node_fixture.h"
 
@@ -46,6 +47,20 @@ TEST_F(SessionManagerTest, AnotherWorkerOfTheNodeUsesTheSameSandbox) {
   ASSERT_TRUE(loop.until([&] { return sessions.size() == 2; }));
   EXPECT_EQ(agent_pid(*sessions[0]), agent_pid(*sessions[1]));
   EXPECT_THAT(events, ElementsAre("opened s"));
+}
+
+// The engine's key names the cgroup and the container, which all state directories of a host share.
+TEST_F(SessionManagerTest, ASessionOfTheSameIdInAnotherStateDirectoryHasAnotherKey) {
+  testing::NodeFixture elsewhere;
+  const auto here = make_manager();
+  const auto there = elsewhere.make_manager();
+  ASSERT_TRUE(open(*here, "s").has_value());
+  ASSERT_TRUE(elsewhere.open(*there, "s").has_value());
+  const auto key = [](const std::string& state_dir) {
+    return EngineState::load(SandboxStore(state_dir).dir(sandbox_key("s"))).value().key;
+  };
+  EXPECT_FALSE(key(state_dir()).empty());
+  EXPECT_NE(key(state_dir()), key(elsewhere.state_dir()));
 }
 
 TEST_F(SessionManagerTest, ALaterWorkerAdoptsLivingSandboxesAndRemovesDeadOnes) {
