@@ -32,6 +32,7 @@ Agent::Agent(Options options)
       forget_timer_(loop_),
       idle_timer_(loop_),
       buffer_(kBufferSize),
+      most_log_space_(options.log_space),
       log_space_{.limit = options.log_space, .used = 0, .on_full = [this] { make_log_room(); }},
       services_{loop_, reaper_, spawner_, buffer_, log_space_, log_directory_.get()},
       result_ttl_(kDefaultResultTtl) {
@@ -345,7 +346,10 @@ void Agent::configure(const v1::Configure& request) {
                     ? kDefaultResultTtl
                     : std::chrono::milliseconds(std::min(request.result_ttl_ms(), kLongestMs));
   warm_.configure(request.warm());
+  log_space_.limit =
+      request.log_space() == 0 ? most_log_space_ : std::min(most_log_space_, request.log_space());
   forget_old();
+  make_log_room();
   update_idle();
 }
 

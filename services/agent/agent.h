@@ -88,6 +88,7 @@ class Agent final : public Connection::Owner {
   Timer forget_timer_;
   Timer idle_timer_;
   std::vector<char> buffer_;
+  const std::uint64_t most_log_space_;
   log::LogSpace log_space_;
   Execution::Services services_;
   std::chrono::milliseconds result_ttl_;

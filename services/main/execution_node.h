@@ -25,6 +25,7 @@ struct NodeFlags {
   std::uint32_t pause_after = 60;     // seconds; 0: never
   std::uint32_t result_ttl = 300;     // seconds
   std::uint64_t log_space = 256ULL << 20;     // bytes of output of one session
+  std::uint64_t node_log_space = 4ULL << 30;  // of all living ones
   std::uint64_t kept_log_space = 1ULL << 30;  // of all sessions whose sandbox has gone
   std::uint32_t kept_logs = 4096;
   std::uint32_t capacity = 64;

@@ -45,7 +45,8 @@ Result<void> SandboxKeeper::clear(const std::string& key) {
   if (auto destroyed = engine_.destroy(store_.dir(key)); !destroyed) {
     return destroyed;
   }
-  logs_.keep(key, store_.log_dir(key));
+  const auto record = store_.load(key);
+  logs_.keep(key, record ? record->session_id : "", store_.log_dir(key));
   return store_.remove(key);
 }
 
@@ -101,12 +102,13 @@ Result<SandboxKeeper::Opened> SandboxKeeper::open(const std::string& session_id,
   }
   opened.record = std::move(*record);
   opened.created = true;
+  opened.sandboxes = count();
   return opened;
 }
 
 Result<SandboxRecord> SandboxKeeper::create(const std::string& session_id,
                                             const SessionOptions& options) {
-  if (store_.keys().size() >= options_.max_sessions) {
+  if (count() >= options_.max_sessions) {
     Error error = make_error(ErrorCode::kQuota, "this node has as many sessions as it may have (" +
                                                     std::to_string(options_.max_sessions) + ")");
     error.limit = "sessions";
@@ -354,10 +356,11 @@ Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir) {
     if (!lock) {
       return lock.error();
     }
-    if (auto ended = end(store.load(key)); !ended) {
+    const auto record = store.load(key);
+    if (auto ended = end(record); !ended) {
       return ended;
     }
-    logs.keep(key, store.log_dir(key));
+    logs.keep(key, record ? record->session_id : "", store.log_dir(key));
     auto removed = store.remove(key);
     if (removed) {
       lock->forget();

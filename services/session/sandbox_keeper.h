@@ -28,7 +28,7 @@ struct KeeperOptions {
   std::string made_of;
   // A paused sandbox that was not used for this long is removed: its agent cannot end it.
   std::chrono::milliseconds destroy_after{600'000};
-  std::uint64_t log_space = 256ULL << 20U;  // bytes of output of one session
+  std::uint64_t log_space = 256ULL << 20U;  // bytes of output of one session at most
 };
 
 // Makes, finds and removes the sandboxes of a node's state directory. Workers that share the
@@ -52,6 +52,7 @@ class SandboxKeeper {
     bool created = false;
     bool resumed = false;           // it was paused
     std::uint64_t replaced_ms = 0;  // created_ms of a sandbox that was found dead and removed, or 0
+    std::size_t sandboxes = 0;      // on the node, when it was created
   };
   // The session's living sandbox, running; a dead one is removed. Without one: a new one of
   // `create`, or kNotFound. `unreachable_ms`: the sandbox of this created_ms is known to have lost
@@ -71,6 +72,8 @@ class SandboxKeeper {
 
   // The session's sandbox, if it is alive, left as it is. kNotFound.
   Result<SandboxRecord> look_up(const std::string& session_id);
+  // Sandboxes that there are, dead ones that nobody has looked at included.
+  std::size_t count() const { return store_.keys().size(); }
   // Sandboxes that are alive.
   std::vector<SandboxRecord> list();
   // Removes dead sandboxes, and paused ones that have not been used for destroy_after; those that

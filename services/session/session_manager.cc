@@ -37,6 +37,7 @@ SessionManager::SessionManager(asio::io_context& io, Engine& engine, ManagerOpti
       engine_(engine),
       options_(std::move(options)),
       keeper_(engine, options_.keeper),
+      log_share_(options_.node_log_space),
       sweep_timer_(io),
       idle_timer_(io),
       quota_timer_(io),
@@ -148,8 +149,11 @@ void SessionManager::opened(const std::string& session_id, Result<SandboxKeeper:
     failed(session_id, result.error());
     return;
   }
-  if (result->created && filler_) {
-    filler_->taken();
+  if (result->created) {
+    share_log_space(result->sandboxes);
+    if (filler_) {
+      filler_->taken();
+    }
   }
   if (result->resumed && options_.on_resumed) {
     options_.on_resumed(session_id);
@@ -211,38 +215,6 @@ void SessionManager::connected(const std::string& session_id, const SessionPtr& 
     options_.on_opened(session_id);
   }
   ready(session_id, session);
-}
-
-agent_v1::AgentRequest SessionManager::configuration() const {
-  agent_v1::AgentRequest request;
-  auto* configure = request.mutable_configure();
-  configure->set_destroy_after_ms(static_cast<std::uint64_t>(options_.destroy_after.count()));
-  configure->set_result_ttl_ms(static_cast<std::uint64_t>(options_.result_ttl.count()));
-  if (options_.warm) {
-    for (agent_v1::Warm& warm : options_.warm()) {
-      *configure->add_warm() = std::move(warm);
-    }
-  }
-  return request;
-}
-
-void SessionManager::configure(const Session& session) {
-  session.agent_->request(configuration(), {}, [](Result<agent_v1::AgentReply> reply) {
-    if (!reply && reply.error().code != ErrorCode::kConnection) {
-      spdlog::warn("configuring an agent: {}", to_string(reply.error()));
-    }
-  });
-}
-
-void SessionManager::reconfigure() {
-  for (const auto& [id, slot] : slots_) {
-    if (slot.state == Slot::State::kOpen && slot.session->agent_->connected()) {
-      configure(*slot.session);
-    }
-  }
-  if (filler_) {
-    filler_->look();
-  }
 }
 
 void SessionManager::ready(const std::string& session_id, const SessionPtr& session) {
@@ -427,21 +399,26 @@ void SessionManager::oom_kills(const SessionPtr& session,
 
 void SessionManager::sweep() {
   disconnect_idle();
-  on_pool([this] { return keeper_.sweep(); },
-          [this](const std::vector<std::string>& ended) {
-            for (const std::string& id : ended) {
-              if (options_.on_closed) {
-                options_.on_closed(id);
+  on_pool(
+      [this] {
+        auto ended = keeper_.sweep();
+        return std::pair(std::move(ended), keeper_.count());
+      },
+      [this](const std::pair<std::vector<std::string>, std::size_t>& result) {
+        for (const std::string& id : result.first) {
+          if (options_.on_closed) {
+            options_.on_closed(id);
+          }
+        }
+        share_log_space(result.second);
+        sweep_timer_.expires_after(options_.sweep_interval);
+        sweep_timer_.async_wait(
+            [this, alive = std::weak_ptr(alive_)](const boost::system::error_code& error) {
+              if (!error && alive.lock()) {
+                sweep();
               }
-            }
-            sweep_timer_.expires_after(options_.sweep_interval);
-            sweep_timer_.async_wait(
-                [this, alive = std::weak_ptr(alive_)](const boost::system::error_code& error) {
-                  if (!error && alive.lock()) {
-                    sweep();
-                  }
-                });
-          });
+            });
+      });
 }
 
 void SessionManager::disconnect_idle() {

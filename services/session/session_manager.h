@@ -60,6 +60,9 @@ struct ManagerOptions {
   std::chrono::milliseconds pause_after{0};
   // Measure workspaces, and end what runs in one that is larger than it may be.
   bool soft_quota = false;
+  // Bytes of output of all living sandboxes together: each has an equal share, never more than
+  // KeeperOptions::log_space. One that nobody is connected to keeps what it had, for result_ttl.
+  std::uint64_t node_log_space = 4ULL << 30U;
   PoolOptions pool;
   // Interpreters that agents keep warm; asked when an agent is connected.
   std::function<std::vector<agent_v1::Warm>()> warm;
@@ -164,6 +167,8 @@ class SessionManager {
                  const Result<void>& result);
   agent_v1::AgentRequest configuration() const;
   void configure(const Session& session);
+  void configure_all();
+  void share_log_space(std::size_t sandboxes);
   void ready(const std::string& session_id, const SessionPtr& session);
   void failed(const std::string& session_id, const Error& error);
   void lost(const std::string& session_id, const Session* session);
@@ -185,6 +190,7 @@ class SessionManager {
   ManagerOptions options_;
   SandboxKeeper keeper_;
   Slots slots_;
+  std::uint64_t log_share_;  // of each sandbox
   std::unordered_map<std::string, std::unique_ptr<boost::asio::steady_timer>> releases_;
   boost::asio::steady_timer sweep_timer_;
   boost::asio::steady_timer idle_timer_;

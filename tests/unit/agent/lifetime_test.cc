@@ -61,6 +61,26 @@ TEST(AgentLifetime, KeepsTheLatest256Results) {
   EXPECT_TRUE(client.entry("e259").has_value());
 }
 
+TEST(AgentLifetime, TheOldestResultsGoWhenThereIsLessRoomForThemAll) {
+  AgentProcess agent;
+  TestClient client(agent.socket_path());
+  for (const char* id : {"a", "b", "c"}) {
+    run(client, shell_execution(id, "head -c 40000 /dev/zero"));
+  }
+  v1::AgentRequest request = configuration(0, 0);
+  request.mutable_configure()->set_log_space(100'000);
+  ASSERT_TRUE(client.call(request).has_done());
+  EXPECT_FALSE(client.entry("a").has_value());
+  EXPECT_TRUE(client.entry("b").has_value());
+  run(client, shell_execution("d", "head -c 40000 /dev/zero"));
+  EXPECT_FALSE(client.entry("b").has_value());
+  EXPECT_TRUE(client.entry("c").has_value());
+  // No less than before when it is not said.
+  ASSERT_TRUE(client.call(configuration(0, 0)).has_done());
+  run(client, shell_execution("e", "head -c 40000 /dev/zero"));
+  EXPECT_TRUE(client.entry("c").has_value());
+}
+
 TEST(AgentLifetime, ForgettingUnderAReaderNamesTheRestAGap) {
   AgentProcess agent;
   TestClient client(agent.socket_path());

@@ -94,7 +94,8 @@ TEST_F(SandboxPoolTest, CloseRemovesOneThatWasTakenWithAllThatLeadsToIt) {
   ASSERT_TRUE(close(*manager, "s").has_value());
   EXPECT_TRUE(leaves_nothing("s"));
   EXPECT_FALSE(std::filesystem::exists(dir));
-  EXPECT_NE(::kill(agent, 0), 0);
+  // Whoever has it may reap it late.
+  EXPECT_TRUE(loop.until([&] { return ::kill(agent, 0) != 0; }));
 }
 
 TEST_F(SandboxPoolTest, ASessionWithLimitsOfItsOwnGetsASandboxOfItsOwn) {
