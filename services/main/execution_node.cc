@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -63,9 +64,32 @@ struct Node {
   std::optional<execution::Toolchain> toolchain;
   std::optional<session::SessionManager> manager;
   std::optional<session::LogArchive> archive;
+  std::set<std::string> kept;  // sessions that have ended, of which the archive keeps something
 };
 
-session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node,
+// Their output is asked for here, so brokers go on sending their calls here.
+void hold_kept_sessions(Node& node, worker::Worker& worker, const std::vector<std::string>& kept) {
+  std::set<std::string> gone = std::exchange(node.kept, {kept.begin(), kept.end()});
+  for (const std::string& id : kept) {
+    if (gone.erase(id) == 0) {
+      worker.hold_session(id);
+    }
+  }
+  if (gone.empty()) {
+    return;
+  }
+  node.manager->list([&worker, gone = std::move(gone)](
+                         const std::vector<session::SandboxRecord>& sandboxes) mutable {
+    for (const session::SandboxRecord& living : sandboxes) {
+      gone.erase(living.session_id);
+    }
+    for (const std::string& id : gone) {
+      worker.let_go_of_session(id);
+    }
+  });
+}
+
+session::ManagerOptions manager_options(const NodeFlags& flags, Node& node,
                                         worker::Worker& worker) {
   session::ManagerOptions options;
   options.keeper.state_dir = std::filesystem::absolute(flags.state_dir).string();
@@ -82,6 +106,7 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
       options.destroy_after / 3, std::chrono::seconds(1), options.sweep_interval);
   options.result_ttl = std::chrono::seconds(flags.result_ttl);
   options.keeper.log_space = flags.log_space;
+  options.node_log_space = flags.node_log_space;
   options.warm = [&node] {
     std::vector<session::agent_v1::Warm> all;
     for (const execution::Language& language : node.toolchain->languages()) {
@@ -103,8 +128,12 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
     worker.publish(topic, std::move(data));
   };
   options.on_opened = [publish](const std::string& id) { publish("session.opened", id); };
-  options.on_closed = [publish, &worker](const std::string& id) {
-    worker.let_go_of_session(id);
+  options.on_closed = [publish, &node, &worker](const std::string& id) {
+    if (node.archive->has(id)) {
+      node.kept.insert(id);
+    } else {
+      worker.let_go_of_session(id);
+    }
     publish("session.closed", id);
   };
   options.on_paused = [publish](const std::string& id) { publish("session.paused", id); };
@@ -112,12 +141,16 @@ session::ManagerOptions manager_options(const NodeFlags& flags, const Node& node
   return options;
 }
 
-session::ArchiveOptions archive_options(const NodeFlags& flags) {
+session::ArchiveOptions archive_options(const NodeFlags& flags, Node& node,
+                                        worker::Worker& worker) {
   session::ArchiveOptions options;
   options.state_dir = std::filesystem::absolute(flags.state_dir).string();
   options.bounds.ttl = std::chrono::seconds(flags.result_ttl);
   options.bounds.bytes = flags.kept_log_space;
   options.bounds.count = flags.kept_logs;
+  options.on_swept = [&node, &worker](const std::vector<std::string>& kept) {
+    hold_kept_sessions(node, worker, kept);
+  };
   return options;
 }
 
@@ -166,7 +199,7 @@ std::vector<std::unique_ptr<worker::Service>> make_execution_services(const Node
   }
   manager.soft_quota = probed.probe.enforced["disk"] == "soft";
   node->manager.emplace(io, *node->engine, std::move(manager));
-  node->archive.emplace(io, archive_options(flags));
+  node->archive.emplace(io, archive_options(flags, *node, worker));
   if (auto prepared = node->manager->prepare(); !prepared) {
     throw std::runtime_error("--state-dir: " + to_string(prepared.error()));
   }

@@ -93,9 +93,12 @@ void LogArchive::sweep() {
   on_thread(
       [this] {
         store_.sweep(options_.bounds);
-        return true;
+        return store_.sessions();
       },
-      [this](bool) {
+      [this](const std::vector<std::string>& kept) {
+        if (options_.on_swept) {
+          options_.on_swept(kept);
+        }
         sweep_timer_.expires_after(options_.sweep_interval);
         sweep_timer_.async_wait(
             [this, alive = std::weak_ptr(alive_)](const boost::system::error_code& error) {
@@ -104,6 +107,10 @@ void LogArchive::sweep() {
               }
             });
       });
+}
+
+bool LogArchive::has(const std::string& session_id) const {
+  return store_.has(sandbox_key(session_id));
 }
 
 bool LogArchive::has(const std::string& session_id, const std::string& execution_id) const {

@@ -30,6 +30,8 @@ struct ArchiveOptions {
   std::string state_dir;
   LogStore::Bounds bounds;
   std::chrono::milliseconds sweep_interval{30'000};
+  // Told after each sweep: the sessions of which something is kept.
+  std::function<void(const std::vector<std::string>& session_ids)> on_swept;
 };
 
 // The node's LogStore as one worker process reads it. All functions and callbacks on the
@@ -51,6 +53,7 @@ class LogArchive {
   void sweep();
 
   // Quick.
+  bool has(const std::string& session_id) const;
   bool has(const std::string& session_id, const std::string& execution_id) const;
   // kNotFound when nothing is kept of it.
   void open(const std::string& session_id, const std::string& execution_id,

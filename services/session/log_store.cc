@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -21,6 +22,7 @@ namespace {
 
 // A folder with more than that was not written by an agent of ours.
 constexpr std::size_t kMaxNames = 2 * log::StoredLog::kMaxSegments;
+constexpr const char* kSessionFile = "/.session";
 constexpr int kFolder = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
 struct CloseDirectory {
@@ -91,6 +93,23 @@ std::optional<Found> look_at(int log_folder, const std::string& name) {
   return found;
 }
 
+// Without it nobody is told that the session's output is here; it is found when asked for.
+void note_session(const std::string& target, const std::string& session_id) {
+  const UniqueFd file(::open((target + kSessionFile).c_str(),
+                             O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+  const auto size = static_cast<ssize_t>(session_id.size());
+  if (!file || ::write(file.get(), session_id.data(), session_id.size()) != size) {
+    spdlog::warn("noting a session whose output is kept: {}", std::strerror(errno));
+  }
+}
+
+std::string noted_session(const std::string& target) {
+  const UniqueFd file(::open((target + kSessionFile).c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+  std::array<char, 256> id{};
+  const ssize_t size = file ? ::read(file.get(), id.data(), id.size()) : 0;
+  return {id.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0))};
+}
+
 }  // namespace
 
 Result<void> LogStore::prepare() const {
@@ -100,7 +119,8 @@ Result<void> LogStore::prepare() const {
   return {};
 }
 
-void LogStore::keep(const std::string& key, const std::string& log_folder) const {
+void LogStore::keep(const std::string& key, const std::string& session_id,
+                    const std::string& log_folder) const {
   const UniqueFd from(::open(log_folder.c_str(), kFolder));
   std::vector<Found> all;
   for (const std::string& name : from ? names_in(from.get()) : std::vector<std::string>()) {
@@ -136,6 +156,7 @@ void LogStore::keep(const std::string& key, const std::string& log_folder) const
       }
       ::mkdir(root_.c_str(), 0700);
       ::mkdir(target.c_str(), 0700);
+      note_session(target, session_id);
       moved = ::futimens(found.folder.get(), times) == 0
                   ? ::renameat(from.get(), found.name.c_str(), AT_FDCWD, path.c_str())
                   : -1;
@@ -144,6 +165,21 @@ void LogStore::keep(const std::string& key, const std::string& log_folder) const
       spdlog::warn("an execution's output is lost: rename: {}", std::strerror(errno));
     }
   }
+}
+
+std::vector<std::string> LogStore::sessions() const {
+  std::vector<std::string> ids;
+  for (const std::string& key : names_in(root_)) {
+    std::string id = noted_session(root_ + "/" + key);
+    if (is_valid_id(id) && !executions(key).empty()) {
+      ids.push_back(std::move(id));
+    }
+  }
+  return ids;
+}
+
+bool LogStore::has(const std::string& key) const {
+  return ::access((root_ + "/" + key).c_str(), F_OK) == 0;
 }
 
 bool LogStore::has(const std::string& key, const std::string& execution_id) const {
@@ -173,10 +209,17 @@ std::vector<LogStore::Entry> LogStore::entries() const {
         all.push_back({path, milliseconds_of(status.st_mtim), bytes_in(folder.get())});
       }
     }
-    // Only one that is empty goes.
-    ::rmdir(session.c_str());
+    drop_if_empty(session);
   }
   return all;
+}
+
+// Another process may be moving something into it: then the folder stays, and its id is unknown.
+void LogStore::drop_if_empty(const std::string& session) const {
+  if (names_in(session).empty()) {
+    ::unlink((session + kSessionFile).c_str());
+    ::rmdir(session.c_str());
+  }
 }
 
 void LogStore::sweep(const Bounds& bounds) const {
@@ -194,8 +237,7 @@ void LogStore::sweep(const Bounds& bounds) const {
     if (auto removed = remove_tree(entry.path); !removed) {
       spdlog::warn("removing an old log: {}", to_string(removed.error()));
     }
-    // Only one that is empty goes.
-    ::rmdir(entry.path.substr(0, entry.path.rfind('/')).c_str());
+    drop_if_empty(entry.path.substr(0, entry.path.rfind('/')));
   }
 }
 

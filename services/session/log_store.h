@@ -9,7 +9,8 @@
 #include "proto/support/unique_fd.h"
 
 // What executions printed whose sandbox has gone: STATE/logs/<key>/<execution id>/, each folder as
-// its agent left it (services/log), out of the reach of any sandbox. A folder moves here when its
+// its agent left it (services/log), out of the reach of any sandbox, beside the session's id in
+// `.session`. A folder moves here when its
 // sandbox is removed, at once and whole, and its time is that of the execution's end. The agents
 // that wrote them are not trusted. Blocking; several threads and processes at once: what another
 // removes meanwhile is not an error.
@@ -26,10 +27,14 @@ class LogStore {
   Result<void> prepare() const;
 
   // Takes over what is in the log folder of a sandbox that has been destroyed; its lock is held.
-  // What is over the bounds stays there, the oldest first.
-  void keep(const std::string& key, const std::string& log_folder) const;
+  // What is over the bounds stays there, the oldest first. `session_id` may be empty: not known.
+  void keep(const std::string& key, const std::string& session_id,
+            const std::string& log_folder) const;
 
+  // The sessions of which something is kept, as far as their ids are known.
+  std::vector<std::string> sessions() const;
   // Quick enough for the loop.
+  bool has(const std::string& key) const;
   bool has(const std::string& key, const std::string& execution_id) const;
   // The execution's folder, or none.
   UniqueFd open(const std::string& key, const std::string& execution_id) const;
@@ -51,6 +56,7 @@ class LogStore {
     std::uint64_t bytes = 0;
   };
   std::vector<Entry> entries() const;
+  void drop_if_empty(const std::string& session) const;
 
   std::string root_;
 };

@@ -183,19 +183,30 @@ class Bus:
         try:
             for number in range(len(self.sockets)):
                 self.brokers.append(self.broker(number))
-            flags = [part for socket in self.sockets for part in ("--broker", socket)]
             for node in ("one", "other"):
-                self.workers[node] = Program(
-                    binary("runbus-worker"), "execution", *flags, "--node", node, "--state-dir", f"{self.dir}/{node}"
-                )
+                self.workers[node] = self.worker(node)
             self.gateway = Program(
-                binary("runbus-gateway"), "--listen", "127.0.0.1:0", *flags, "--token-file", f"{self.dir}/token"
+                binary("runbus-gateway"), "--listen", "127.0.0.1:0", *self.broker_flags(), "--token-file", f"{self.dir}/token"
             )
             self.ws_url = f"ws://{self.gateway.ready}/ws"
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def broker_flags(self):
+        return [part for socket in self.sockets for part in ("--broker", socket)]
+
+    def worker(self, node):
+        return Program(
+            binary("runbus-worker"), "execution", *self.broker_flags(), "--node", node, "--state-dir", f"{self.dir}/{node}"
+        )
+
+    def restart_workers(self):
+        for node, old in self.workers.items():
+            old.process.kill()
+            old.process.wait()
+            self.workers[node] = self.worker(node)
 
     def broker(self, number):
         return Program(
@@ -274,6 +285,24 @@ async def attached(client, workers):
             assert error.data["retryable"], error
         await asyncio.sleep(0.1)
     raise AssertionError(f"not {workers} workers")
+
+
+async def test_a_broker_that_comes_back_finds_the_output_of_sessions_that_have_ended():
+    with Bus(brokers=1) as bus:
+        client = await connected(bus)
+        sessions = await sessions_of_both_nodes(client)
+        for session in sessions:
+            await client.run(f"print('{session}')", session_id=session, execution_id=f"e-{session}")
+            await client.call("session.close", {"session_id": session})
+        bus.kill(0)
+        bus.restart(0)
+        bus.restart_workers()
+        await attached(client, 2)
+        for session in sessions:
+            stream = await client.start("execute.attach", {"execution_id": f"e-{session}", "session_id": session})
+            assert (await stream.result())["exit_code"] == 0
+            assert stream.bytes() == session.encode() + b"\n"
+        await client.__aexit__()
 
 
 async def test_a_second_broker_knows_the_node_of_each_session():

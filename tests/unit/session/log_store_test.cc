@@ -44,7 +44,7 @@ class LogStoreTest : public ::testing::Test {
 TEST_F(LogStoreTest, TakesFoldersOverWithTheTimeOfTheirEnd) {
   execution("a", 100);
   execution("b", 5);
-  store_.keep("k", from_);
+  store_.keep("k", "session-k", from_);
   EXPECT_EQ(kept(), (Names{"a", "b"}));
   EXPECT_TRUE(fs::is_empty(from_));
   EXPECT_TRUE(store_.has("k", "a"));
@@ -56,9 +56,26 @@ TEST_F(LogStoreTest, TakesFoldersOverWithTheTimeOfTheirEnd) {
   EXPECT_TRUE(fs::is_empty(directory_.path() + "/logs"));
 }
 
+TEST_F(LogStoreTest, NamesTheSessionsOfWhichItKeepsSomething) {
+  EXPECT_EQ(store_.sessions(), Names{});
+  execution("a", 100);
+  store_.keep("k", "session-k", from_);
+  execution("b", 5);
+  store_.keep("j", "session-j", from_);
+  execution("c", 5);
+  store_.keep("i", "", from_);
+  auto sessions = store_.sessions();
+  std::sort(sessions.begin(), sessions.end());
+  EXPECT_EQ(sessions, (Names{"session-j", "session-k"}));
+  EXPECT_TRUE(store_.has("k"));
+  store_.sweep({.ttl = std::chrono::seconds(50)});
+  EXPECT_EQ(store_.sessions(), Names{"session-j"});
+  EXPECT_FALSE(store_.has("k"));
+}
+
 TEST_F(LogStoreTest, AnEndInTheFutureIsNow) {
   execution("a", -1'000'000);
-  store_.keep("k", from_);
+  store_.keep("k", "session-k", from_);
   const auto age =
       fs::file_time_type::clock::now() - fs::last_write_time(directory_.path() + "/logs/k/a");
   EXPECT_GT(age, std::chrono::seconds(-10));
@@ -66,10 +83,10 @@ TEST_F(LogStoreTest, AnEndInTheFutureIsNow) {
 
 TEST_F(LogStoreTest, ANewExecutionTakesThePlaceOfAnOldOneWithItsId) {
   execution("a", 100);
-  store_.keep("k", from_);
+  store_.keep("k", "session-k", from_);
   execution("a", 5);
   std::ofstream(from_ + "/a/head") << "newer";
-  store_.keep("k", from_);
+  store_.keep("k", "session-k", from_);
   std::string head;
   std::ifstream(directory_.path() + "/logs/k/a/head") >> head;
   EXPECT_EQ(head, "newer");
@@ -79,7 +96,7 @@ TEST_F(LogStoreTest, BeyondTheBoundsTheOldestGo) {
   for (int i = 0; i < 6; ++i) {
     execution("e" + std::to_string(i), 60 - i, 1'000'000);
   }
-  store_.keep("k", from_);
+  store_.keep("k", "session-k", from_);
   store_.sweep({.bytes = 4'500'000});
   EXPECT_EQ(kept(), (Names{"e2", "e3", "e4", "e5"}));
   store_.sweep({.count = 2});
@@ -88,13 +105,13 @@ TEST_F(LogStoreTest, BeyondTheBoundsTheOldestGo) {
 
 TEST_F(LogStoreTest, OneSessionHasNoMoreThanItsShare) {
   execution("huge", 1, 2 * LogStore::kMaxSessionBytes);  // sparse
-  store_.keep("k", from_);
+  store_.keep("k", "session-k", from_);
   EXPECT_EQ(kept(), Names{});
   fs::remove_all(from_);
   for (int i = 0; i < 300; ++i) {
     execution("e" + std::to_string(i), i);
   }
-  store_.keep("k", from_);
+  store_.keep("k", "session-k", from_);
   EXPECT_EQ(kept().size(), LogStore::kMaxPerSession);
 }
 
@@ -106,11 +123,11 @@ TEST_F(LogStoreTest, WhatIsNoFolderOfAnExecutionIsLeft) {
   execution(".hidden", 1);
   execution("bad name", 1);
   execution("-x", 1);
-  store_.keep("k", from_);
+  store_.keep("k", "session-k", from_);
   EXPECT_EQ(kept(), Names{});
-  store_.keep("k", directory_.path() + "/nowhere");
+  store_.keep("k", "session-k", directory_.path() + "/nowhere");
   fs::create_directory_symlink("/etc", directory_.path() + "/etc");
-  store_.keep("k", directory_.path() + "/etc");
+  store_.keep("k", "session-k", directory_.path() + "/etc");
   EXPECT_EQ(kept(), Names{});
 }
 
