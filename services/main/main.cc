@@ -21,7 +21,7 @@ void add_engine_flags(CLI::App& app, NodeFlags& flags) {
       ->capture_default_str();
   app.add_flag("--insecure", flags.engine.insecure,
                "Allow the engine \"process\", which is no boundary");
-  app.add_option("--runtime", flags.engine.runtime, "OCI runtime: crun, runc, runsc or a path");
+  app.add_option("--runtime", flags.engine.runtime, "OCI runtime: crun, runc or a path");
   app.add_option("--workspace-quota", flags.engine.workspace_quota,
                  "What bounds a workspace: loop (a file system of its own), soft (measured), none, "
                  "or auto: the first of loop and soft that works")
@@ -74,6 +74,11 @@ void add_node_flags(CLI::App& app, NodeFlags& flags) {
                  "Bytes of disk for the output of a session's executions, as 256MiB")
       ->transform(size)
       ->check(CLI::Range(std::uint64_t{1} << 20, std::uint64_t{1} << 40))
+      ->capture_default_str();
+  app.add_option("--node-log-space", flags.node_log_space,
+                 "The same of all living sessions together, each an equal share, as 4GiB")
+      ->transform(size)
+      ->check(CLI::Range(std::uint64_t{1} << 20, std::uint64_t{1} << 50))
       ->capture_default_str();
   app.add_option("--kept-log-space", flags.kept_log_space,
                  "Bytes of disk for what is kept of sessions that have ended, as 1GiB")

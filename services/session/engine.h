@@ -83,7 +83,7 @@ class Engine {
 struct EngineOptions {
   std::string engine = "auto";
   bool insecure = false;
-  std::string runtime;  // of oci: "crun", "runc", "runsc" or a path; empty: the first found
+  std::string runtime;  // of oci: "crun", "runc" or a path; empty: the first found
   std::string rootfs;   // an unpacked image; empty: read-only binds of the host's /usr and friends
   std::uint32_t first_uid = 200000;  // range of host uids for sessions, as root
   std::uint32_t uid_count = 10000;

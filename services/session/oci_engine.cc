@@ -60,6 +60,10 @@ OciEngine::OciEngine(EngineOptions chosen) : LocalEngine(std::move(chosen)) {
 }
 
 std::string OciEngine::missing() {
+  if (std::filesystem::path(options().runtime).filename() == "runsc") {
+    return "runsc cannot hand a sandbox the socket and the log folder that its agent needs (it has "
+           "no --preserve-fds): use crun or runc.";
+  }
   if (!program_.empty()) {
     return {};
   }

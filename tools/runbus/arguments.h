@@ -57,6 +57,7 @@ struct UpOptions {
        {}},
       {"--result-ttl", "Seconds for which an ended run's output is kept (default: 300)", {}},
       {"--log-space", "Disk for the output of a session's runs, in bytes (default: 256 MiB)", {}},
+      {"--node-log-space", "The same for all living sessions together (default: 4 GiB)", {}},
       {"--kept-log-space", "The same for all sessions that have ended (default: 1 GiB)", {}},
       {"--kept-logs", "Runs of ended sessions whose output is kept (default: 4096)", {}},
   };
