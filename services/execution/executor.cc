@@ -211,9 +211,10 @@ void Executor::follow_call(Following following) {
         (tag.fingerprint != following.fingerprint || tag.language != following.language)) {
       following.call->fail(make_error(ErrorCode::kConflict,
                                       "execution_id: another execution of this session has it"));
-      return;
+      return false;
     }
     following.sink->started(tag.language);
+    return true;
   };
   events.done = [following](Result<agent_v1::Exited> result) {
     if (following.call->ended()) {

@@ -90,8 +90,10 @@ void Follower::on_attached(const session::agent_v1::Attached& attached) {
   if (stopped_ || std::exchange(known_, true)) {
     return;
   }
-  if (events_.attached) {
-    events_.attached(attached);
+  // A copy, since it may stop this.
+  const auto wanted = events_.attached;
+  if (wanted && !wanted(attached)) {
+    stop();
   }
   if (!stopped_) {
     grant();

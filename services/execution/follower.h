@@ -18,8 +18,9 @@ class Follower final : public session::AgentClient::Reader,
                        public std::enable_shared_from_this<Follower> {
  public:
   struct Events {
-    // The agent knows the execution; called once, before any output goes to the sink.
-    std::function<void(const session::agent_v1::Attached&)> attached;
+    // The agent knows the execution; called once, before any output goes to the sink. False: it is
+    // another one than was wanted; nothing is read of it, and nothing called any more.
+    std::function<bool(const session::agent_v1::Attached&)> attached;
     // Called once, last. kNotFound: neither the agent nor the node knows the execution.
     // kWorkerLost: its sandbox ended before it, or nothing was kept.
     std::function<void(Result<session::agent_v1::Exited>)> done;

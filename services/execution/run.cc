@@ -122,7 +122,7 @@ void Run::fill_spawn() {
 }
 
 std::shared_ptr<Follower> Run::make_follower(
-    std::function<void(const agent_v1::Attached&)> attached) {
+    std::function<bool(const agent_v1::Attached&)> attached) {
   const v1::Resume* resume = call_->resume();
   const std::uint64_t offset = streaming_ && resume != nullptr ? resume->offset() : 0;
   Follower::Events events;
@@ -135,17 +135,18 @@ std::shared_ptr<Follower> Run::make_follower(
 }
 
 void Run::look() {
-  follower_ = make_follower(
-      [self = shared_from_this()](const agent_v1::Attached& attached) { self->adopt(attached); });
+  follower_ = make_follower([self = shared_from_this()](const agent_v1::Attached& attached) {
+    return self->adopt(attached);
+  });
   follower_->start_shared(session_);
 }
 
-void Run::adopt(const agent_v1::Attached& attached) {
+bool Run::adopt(const agent_v1::Attached& attached) {
   const Tag tag = decode_tag(attached.tag());
   if (tag.fingerprint != fingerprint_ || tag.language != language_.name) {
     fail(
         make_error(ErrorCode::kConflict, "execution_id: another execution of this session has it"));
-    return;
+    return false;
   }
   if (request_.has_stdin()) {
     // How much an earlier worker had sent is not known; a program must not wait for the rest for
@@ -153,6 +154,7 @@ void Run::adopt(const agent_v1::Attached& attached) {
     input_sent_ = request_.stdin().size();
   }
   running();
+  return true;
 }
 
 void Run::write() {
@@ -390,6 +392,8 @@ void Run::orphan() {
 
 void Run::abandon() {
   stage_ = Stage::kEnded;
+  call_->on_cancel(nullptr);  // it holds this run, which holds the call
+  sink_ = nullptr;
   waiting_.clear();
   input_timer_.reset();
   if (follower_) {

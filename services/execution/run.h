@@ -89,7 +89,7 @@ class Run final : public std::enable_shared_from_this<Run> {
   void spawn();
   void hand_over();
   void spawned(const Result<session::agent_v1::AgentReply>& reply);
-  void adopt(const session::agent_v1::Attached& attached);
+  bool adopt(const session::agent_v1::Attached& attached);
   void running();
   void feed_input();
   void retry();
@@ -102,7 +102,7 @@ class Run final : public std::enable_shared_from_this<Run> {
   void end(const Outcome* outcome);
   void tell_started(const Result<void>& result);
   std::shared_ptr<Follower> make_follower(
-      std::function<void(const session::agent_v1::Attached&)> attached);
+      std::function<bool(const session::agent_v1::Attached&)> attached);
   void fill_spawn();
 
   RunHost& host_;

@@ -24,6 +24,9 @@ void CallState::cancel(Error reason) {
 // The decision is taken in the post, so that a handler that has only just begun may still name its
 // callback.
 void CallState::post_cancel() {
+  if (host_ == nullptr) {
+    return;
+  }
   boost::asio::post(host_->io(), [self = shared_from_this()] {
     if (self->ended_ || self->cancel_delivered_ || !self->cancelled_) {
       return;
