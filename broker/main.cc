@@ -12,6 +12,7 @@
 
 #include "broker/server.h"
 #include "proto/support/log.h"
+#include "proto/support/message_process.h"
 #include "proto/support/signals.h"
 
 namespace {
@@ -81,6 +82,7 @@ void serve(ServerOptions options, int ready_fd) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  runbus::tune_message_process();
   CLI::App app("Routes calls from gateways to workers and relays events.", "runbus-broker");
   ServerOptions options;
   options.core.version = RUNBUS_VERSION;

@@ -19,6 +19,7 @@
 #include "gateway/server.h"
 #include "proto/support/id.h"
 #include "proto/support/log.h"
+#include "proto/support/message_process.h"
 #include "proto/support/termination_signals.h"
 #include "proto/wire/curve_keys.h"
 
@@ -211,6 +212,7 @@ int run(const Flags& flags) {
 }  // namespace runbus::gateway
 
 int main(int argc, char** argv) {
+  runbus::tune_message_process();
   runbus::gateway::Flags flags;
   CLI::App app("The gateway of runbus: JSON-RPC 2.0 over WebSocket and HTTP in front of the bus.");
   runbus::gateway::add_flags(app, flags);

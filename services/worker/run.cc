@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "proto/support/log.h"
+#include "proto/support/message_process.h"
 #include "proto/support/termination_signals.h"
 #include "proto/support/unique_fd.h"
 #include "proto/wire/curve_keys.h"
@@ -127,6 +128,7 @@ int run(int argc, char** argv, const std::string& name,
         const std::function<std::vector<std::unique_ptr<Service>>(boost::asio::io_context&,
                                                                   Worker&)>& make,
         const std::function<void(CLI::App&)>& add_flags) {
+  tune_message_process();
   Flags flags;
   flags.name = name;
   CLI::App app{"runbus worker: " + name};
