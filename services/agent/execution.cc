@@ -76,6 +76,7 @@ Execution::Execution(Services& services, v1::Spawn spawn, Callbacks callbacks)
       input_(services.loop),
       pipes_{
           {{.stream = kStdout, .fd = {}, .watch = {}}, {.stream = kStderr, .fd = {}, .watch = {}}}},
+      spare_wait_(services.loop),
       spare_report_(services.loop),
       timeout_(services.loop),
       step_timeout_(services.loop) {}
@@ -116,6 +117,19 @@ std::optional<Failure> Execution::start_step() {
   status_.reset();
   program_ = 0;
   step_cpu_us_ = 0;
+  helper_ = 0;
+  if (services_.spawner.wait_for_spare(step, spare_wait_, [this] {
+        if (const auto failure = launch()) {
+          on_start_failed(*failure);
+        }
+      })) {
+    return std::nullopt;
+  }
+  return launch();
+}
+
+std::optional<Failure> Execution::launch() {
+  const v1::Step& step = spawn_.steps(step_);
   step_started_ = Clock::now();
   auto started = services_.spawner.start(step);
   if (auto* failure = std::get_if<Failure>(&started)) {
@@ -361,6 +375,14 @@ std::optional<Failure> Execution::signal(int number) {
 }
 
 void Execution::kill(const std::string& reason, const std::string& limit) {
+  if (spare_wait_.waiting()) {
+    // There has to be a program to be killed.
+    spare_wait_.cancel();
+    if (const auto failure = launch()) {
+      on_start_failed(*failure);
+      return;
+    }
+  }
   if (ended()) {
     return;
   }

@@ -88,7 +88,7 @@ class Execution final : public Reaper::Run {
 
  private:
   enum class State {
-    kStarting,  // forked
+    kStarting,  // waits for a spare, or forked
     kRunning,
     kCleaning,  // the program ended; what it left is being killed
     kDraining,  // the last bytes of the pipes
@@ -102,6 +102,7 @@ class Execution final : public Reaper::Run {
   };
 
   std::optional<Failure> start_step();
+  std::optional<Failure> launch();
   void create_log();
   bool watch_run(StartedRun run);
   void on_reports();
@@ -143,6 +144,7 @@ class Execution final : public Reaper::Run {
   UniqueFd reports_;
   Watch reports_watch_;
   std::array<OutputPipe, 2> pipes_;
+  SpareWait spare_wait_;
   UniqueFd spare_;  // pidfd of a warm program
   Watch spare_watch_;
   Timer spare_report_;  // from a warm program's end to its helper's report

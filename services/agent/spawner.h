@@ -2,9 +2,13 @@
 
 #include <sys/types.h>
 
+#include <functional>
+#include <utility>
+
 #include "proto/support/unique_fd.h"
 #include "services/agent/failure.h"
 #include "services/agent/helper.h"
+#include "services/agent/spare_wait.h"
 #include "services/agent/workspace.h"
 
 // Starts programs. The agent's side of a start never blocks: the fork returns at once, and how it
@@ -29,6 +33,9 @@ class WarmStarter {
   // Hands the plan to a spare of this name and fills in helper, program and reports of `run`, and
   // its pipes where the spare has its own; false, and nothing done, when there is none.
   virtual bool try_spawn(const std::string& name, const ProgramPlan& plan, StartedRun& run) = 0;
+  // Begins `wait` if no spare of this name is ready and one is being made; else false.
+  virtual bool wait_for_spare(const std::string& name, SpareWait& wait,
+                              std::function<void()> go) = 0;
 };
 
 // The plan of a step, without its descriptors.
@@ -48,6 +55,11 @@ class Spawner {
   Spawner(const Workspace& workspace, WarmStarter& warm) : workspace_(workspace), warm_(warm) {}
 
   const Workspace& workspace() const { return workspace_; }
+
+  // Whether the step's start is worth a wait, which has begun then: `go` is to start it.
+  bool wait_for_spare(const v1::Step& step, SpareWait& wait, std::function<void()> go) const {
+    return !step.warm().empty() && warm_.wait_for_spare(step.warm(), wait, std::move(go));
+  }
 
   // `step` has passed check_step.
   Outcome<StartedRun> start(const v1::Step& step) const;

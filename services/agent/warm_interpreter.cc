@@ -27,6 +27,9 @@ constexpr std::chrono::seconds kParentPatience{60};
 constexpr std::chrono::seconds kSparePatience{5};
 // A run that takes longer has another slot made.
 constexpr std::chrono::milliseconds kLongRun{50};
+// From the end of a run to the making of the next spare, while there is one.
+constexpr std::chrono::milliseconds kSettling{20};
+constexpr std::chrono::milliseconds kWorthWaiting{250};
 constexpr std::chrono::seconds kRetry{1};
 constexpr int kScriptFd = 4;
 
@@ -97,6 +100,7 @@ WarmInterpreter::WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm
 }
 
 WarmInterpreter::~WarmInterpreter() {
+  wake_all();
   // The parent and the slots end with their sockets; whoever does not is a stranger to the reaper
   // from here on.
   for (Slot& slot : slots_) {
@@ -169,10 +173,11 @@ void WarmInterpreter::fail() {
   patience_.cancel();
   refill_timer_.cancel();
   up_ = false;
+  wake_all();
   for (auto slot = slots_.begin(); slot != slots_.end();) {
     Slot& each = *slot++;
     each.orphan = true;
-    if (each.state == State::kMaking || each.state == State::kBusy) {
+    if (each.state != State::kReady && each.state != State::kLost) {
       forget(each);
     }
   }
@@ -197,6 +202,7 @@ std::size_t WarmInterpreter::available() const {
   return static_cast<std::size_t>(
       std::count_if(slots_.begin(), slots_.end(), [now](const Slot& slot) {
         return slot.state == State::kMaking || slot.state == State::kReady ||
+               slot.state == State::kIdle ||
                (slot.state == State::kBusy && now - slot.taken_at < kLongRun);
       }));
 }
@@ -255,7 +261,7 @@ bool WarmInterpreter::request_spare(Slot& slot) {
     return false;
   }
   slot.state = State::kMaking;
-  slot.patience.after(kSparePatience, [this] { fail(); });
+  slot.timer.after(kSparePatience, [this] { fail(); });
   return true;
 }
 
@@ -272,12 +278,30 @@ void WarmInterpreter::on_slot_control(Slot& slot) {
   }
   if (size > 0 && slot.state == State::kBusy) {
     slot.taken_at = {};
-    if (available() < kSpares && request_spare(slot)) {
+    if (available() < kSpares) {
+      make_next(slot);
       return;
     }
   }
   drop(slot);
   refill();
+}
+
+// While there is another, the end of the run is on its way to whoever waits for it, and making a
+// spare takes the processors from that.
+void WarmInterpreter::make_next(Slot& slot) {
+  if (slot.state == State::kBusy && has(State::kReady)) {
+    slot.state = State::kIdle;
+    slot.timer.after(kSettling, [this, &slot] { make_next(slot); });
+  } else if (!request_spare(slot)) {
+    drop(slot);
+    refill();
+  }
+}
+
+bool WarmInterpreter::has(State state) const {
+  return std::any_of(slots_.begin(), slots_.end(),
+                     [state](const Slot& slot) { return slot.state == state; });
 }
 
 void WarmInterpreter::on_report(Slot& slot) {
@@ -299,11 +323,14 @@ void WarmInterpreter::on_report(Slot& slot) {
     return;
   }
   slot.state = State::kReady;
-  slot.patience.cancel();
+  slot.timer.cancel();
   slot.helper = records[0].value;
   slot.program = records[1].value;
   reaper_.set_program(slot.helper, slot.program);
   restart_delay_ = kFirstDelay;
+  if (!waiting_.empty()) {
+    waiting_.front()->wake();
+  }
 }
 
 void WarmInterpreter::drop(Slot& slot) {
@@ -356,6 +383,24 @@ bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
   }
   refill();
   return true;
+}
+
+bool WarmInterpreter::wait_for_spare(SpareWait& wait, std::function<void()> go) {
+  if (!up_ || has(State::kReady) || !(has(State::kMaking) || has(State::kIdle))) {
+    return false;
+  }
+  while (has(State::kIdle)) {
+    make_next(*std::find_if(slots_.begin(), slots_.end(),
+                            [](const Slot& slot) { return slot.state == State::kIdle; }));
+  }
+  wait.begin(waiting_, kWorthWaiting, std::move(go));
+  return true;
+}
+
+void WarmInterpreter::wake_all() {
+  while (!waiting_.empty()) {
+    waiting_.front()->wake();
+  }
 }
 
 }  // namespace runbus::agent

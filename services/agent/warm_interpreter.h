@@ -39,17 +39,19 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
 
   const v1::Warm& warm() const override { return warm_; }
   bool try_spawn(const ProgramPlan& plan, StartedRun& run) override;
+  bool wait_for_spare(SpareWait& wait, std::function<void()> go) override;
 
  private:
   enum class State {
     kMaking,  // a spare is asked for; patience_ runs
     kReady,   // known to the reaper as ours
     kBusy,    // a run has the helper and its spare
+    kIdle,    // its run has ended; a spare is asked for soon
     kLost,    // the reaper sweeps it; ends with on_swept()
   };
 
   struct Slot final : Reaper::Run {
-    explicit Slot(WarmInterpreter& owner) : interpreter(owner), patience(owner.loop_) {}
+    explicit Slot(WarmInterpreter& owner) : interpreter(owner), timer(owner.loop_) {}
     void on_program_reaped(int, const rusage&) override {}
     void on_swept() override { interpreter.forget(*this); }
 
@@ -64,7 +66,7 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
     UniqueFd reports;
     Watch control_watch;
     Watch watch;
-    Timer patience;
+    Timer timer;  // of kMaking: patience; of kIdle: when to ask
   };
 
   void start();
@@ -77,6 +79,9 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   void refill();
   bool add_slot();
   bool request_spare(Slot& slot);
+  void make_next(Slot& slot);
+  bool has(State state) const;
+  void wake_all();
   void on_slot_control(Slot& slot);
   void on_report(Slot& slot);
   void drop(Slot& slot);
@@ -94,6 +99,7 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   Timer refill_timer_;
   std::chrono::milliseconds restart_delay_;
   std::list<Slot> slots_;
+  SpareWait::Queue waiting_;
 };
 
 }  // namespace runbus::agent

@@ -34,6 +34,8 @@ class WarmNode final : public WarmSource, private Reaper::Run {
 
   const v1::Warm& warm() const override { return warm_; }
   bool try_spawn(const ProgramPlan& plan, StartedRun& run) override;
+  // A run takes a spare as it is.
+  bool wait_for_spare(SpareWait&, std::function<void()>) override { return false; }
 
  private:
   void start();

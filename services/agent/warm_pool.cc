@@ -44,11 +44,21 @@ void WarmPool::configure(const google::protobuf::RepeatedPtrField<v1::Warm>& wan
   sources_ = std::move(next);
 }
 
-bool WarmPool::try_spawn(const std::string& name, const ProgramPlan& plan, StartedRun& run) {
+WarmSource* WarmPool::find(const std::string& name) const {
   const auto found = std::find_if(sources_.begin(), sources_.end(), [&name](const auto& source) {
     return source->warm().name() == name;
   });
-  return found != sources_.end() && (*found)->try_spawn(plan, run);
+  return found == sources_.end() ? nullptr : found->get();
+}
+
+bool WarmPool::try_spawn(const std::string& name, const ProgramPlan& plan, StartedRun& run) {
+  WarmSource* const source = find(name);
+  return source != nullptr && source->try_spawn(plan, run);
+}
+
+bool WarmPool::wait_for_spare(const std::string& name, SpareWait& wait, std::function<void()> go) {
+  WarmSource* const source = find(name);
+  return source != nullptr && source->wait_for_spare(wait, std::move(go));
 }
 
 }  // namespace runbus::agent

@@ -13,7 +13,7 @@
 // Interpreters that are started ahead of the runs that need them, so that a run costs a message
 // instead of a start. A run takes a helper with its spare as it would take a cold start: the same
 // reports, the same rules for what it leaves behind. Each spare serves one run. Nothing depends on
-// a spare being there: without one the run starts cold at once.
+// a spare being there: without one the run starts cold, at once unless one is being made.
 //
 // Known interpreters: "python" (warm_interpreter.h) and "node" (warm_node.h). Others are ignored
 // (cold starts).
@@ -26,6 +26,8 @@ class WarmSource {
   virtual const v1::Warm& warm() const = 0;
   // As WarmStarter::try_spawn.
   virtual bool try_spawn(const ProgramPlan& plan, StartedRun& run) = 0;
+  // As WarmStarter::wait_for_spare.
+  virtual bool wait_for_spare(SpareWait& wait, std::function<void()> go) = 0;
 };
 
 class WarmPool : public WarmStarter {
@@ -37,8 +39,10 @@ class WarmPool : public WarmStarter {
   void configure(const google::protobuf::RepeatedPtrField<v1::Warm>& wanted);
 
   bool try_spawn(const std::string& name, const ProgramPlan& plan, StartedRun& run) override;
+  bool wait_for_spare(const std::string& name, SpareWait& wait, std::function<void()> go) override;
 
  private:
+  WarmSource* find(const std::string& name) const;
   std::unique_ptr<WarmSource> make(const v1::Warm& warm);
 
   EventLoop& loop_;

@@ -253,6 +253,54 @@ TEST_F(AgentWarmParent, IsStartedAgainWhenItLiesAboutItsHelper) {
   expect_cold_runs_until_it_starts_again();
 }
 
+// One run more than there are spares, several times: on a machine that makes none in time it starts
+// cold.
+TEST_F(AgentWarm, ARunWaitsForASpareThatIsBeingMade) {
+  int all_warm = 0;
+  for (int i = 0; i < 20 && all_warm < 3; ++i) {
+    run_warm("");
+    std::vector<v1::Spawn> three;
+    for (int each = 0; each < 3; ++each) {
+      three.push_back(python("print('ran')", true));
+    }
+    for (const v1::Spawn& spawn : three) {
+      ASSERT_TRUE(client_.spawn(spawn).has_done());
+    }
+    int warm = 0;
+    for (const v1::Spawn& spawn : three) {
+      const Stream stream = attach_and_read(client_, spawn.execution_id());
+      EXPECT_EQ(stream.out, "ran\n");
+      warm += stream.exited.warm() ? 1 : 0;
+    }
+    all_warm += warm == 3 ? 1 : 0;
+  }
+  EXPECT_EQ(all_warm, 3);
+}
+
+TEST_F(AgentWarm, ARunThatWaitsForASpareCanBeKilled) {
+  for (int i = 0; i < 5; ++i) {
+    run_warm("");
+    std::vector<v1::Spawn> spawns;
+    for (int each = 0; each < 4; ++each) {
+      spawns.push_back(python("import time; time.sleep(600)", true));
+    }
+    v1::AgentRequest spawn;
+    v1::AgentRequest kill;
+    for (const v1::Spawn& each : spawns) {
+      *spawn.mutable_spawn() = each;
+      client_.send(spawn);
+      kill.mutable_kill()->set_execution_id(each.execution_id());
+      kill.mutable_kill()->set_reason("cancelled");
+      client_.send(kill);
+    }
+    for (const v1::Spawn& each : spawns) {
+      const Stream stream = attach_and_read(client_, each.execution_id());
+      EXPECT_EQ(stream.exited.reason(), "cancelled");
+      EXPECT_EQ(stream.exited.signal(), SIGKILL);
+    }
+  }
+}
+
 TEST_F(AgentWarm, ManyRunsAtOnceAllEnd) {
   ASSERT_TRUE(eventually([&] { return is_warm_now(); }));
   // One script for all: writing it anew would take it from under a run that is starting.
