@@ -6,7 +6,6 @@
 #include <array>
 #include <cstdio>
 #include <filesystem>
-#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -23,11 +22,12 @@ namespace fs = std::filesystem;
 constexpr std::chrono::seconds kUpBound{180};
 
 using Group = std::pair<const char*, void (*)(Rig&)>;
-constexpr std::array<Group, 5> kGroups{{{"echo", bench_echo},
+constexpr std::array<Group, 6> kGroups{{{"echo", bench_echo},
                                         {"execute", bench_execute},
                                         {"stream", bench_stream},
                                         {"events", bench_events},
-                                        {"connections", bench_connections}}};
+                                        {"connections", bench_connections},
+                                        {"sessions", bench_sessions}}};
 
 // A directory under /tmp that goes with this object.
 class Scratch {
@@ -53,11 +53,7 @@ class Scratch {
 
 // The child of `parent` whose program is `name`, or -1.
 pid_t find_child(pid_t parent, const std::string& name) {
-  const std::string id = std::to_string(parent);
-  const Result<std::string> children =
-      read_file("/proc/" + id + "/task/" + id + "/children", 65536);
-  std::istringstream pids(children ? *children : std::string());
-  for (pid_t pid = 0; pids >> pid;) {
+  for (const pid_t pid : children_of(parent)) {
     const Result<std::string> command =
         read_file("/proc/" + std::to_string(pid) + "/cmdline", 65536);
     if (command && fs::path(command->substr(0, command->find('\0'))).filename() == name) {
@@ -95,6 +91,7 @@ Helper start_system(const BenchOptions& options, const std::string& state_dir, R
   }
   rig.gateway = *address;
   rig.broker = ready["broker"].GetString();
+  rig.up_pid = up->pid();
   rig.gateway_pid = find_child(up->pid(), "runbus-gateway");
   return std::move(*up);
 }
@@ -121,13 +118,15 @@ int bench(const BenchOptions& options) {
     if (std::none_of(kGroups.begin(), kGroups.end(),
                      [&](const Group& group) { return name == group.first; })) {
       return complain(
-          failure("no group '" + name + "': echo, execute, stream, events, connections"), 2);
+          failure("no group '" + name + "': echo, execute, stream, events, connections, sessions"),
+          2);
     }
   }
   const Scratch scratch;
   Report report;
   Rig rig{.gateway = {},
           .broker = {},
+          .up_pid = -1,
           .gateway_pid = -1,
           .scratch = scratch.path(),
           .quick = options.quick,

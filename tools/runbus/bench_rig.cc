@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <sstream>
 #include <stdexcept>
 
 #include "proto/wire/transcoder.h"
@@ -227,6 +228,18 @@ double cold_rate(const std::vector<std::string>& argv, int at_once, int count) {
     }
   }
   return count / seconds_since(start);
+}
+
+std::vector<pid_t> children_of(pid_t parent) {
+  const std::string id = std::to_string(parent);
+  const Result<std::string> children =
+      read_file("/proc/" + id + "/task/" + id + "/children", 65536);
+  std::istringstream words(children ? *children : std::string());
+  std::vector<pid_t> pids;
+  for (pid_t pid = 0; words >> pid;) {
+    pids.push_back(pid);
+  }
+  return pids;
 }
 
 std::string code_params(const std::string& language, const std::string& code,

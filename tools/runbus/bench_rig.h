@@ -48,7 +48,8 @@ class Helper {
 struct Rig {
   GatewayAddress gateway;
   std::string broker;      // endpoint; empty: not known (--url)
-  pid_t gateway_pid = -1;  // -1: not known
+  pid_t up_pid = -1;       // of `runbus up`; -1: not known
+  pid_t gateway_pid = -1;  // the same
   std::string scratch;     // directory for sockets
   bool quick = false;
   Report& report;
@@ -86,6 +87,9 @@ double run_cold(const std::vector<std::string>& argv);
 // Runs per second with so many at once.
 double cold_rate(const std::vector<std::string>& argv, int at_once, int count);
 
+// Of a process with one thread; none when the kernel does not tell.
+std::vector<pid_t> children_of(pid_t parent);
+
 // The JSON of a CodeRequest.
 std::string code_params(const std::string& language, const std::string& code,
                         const std::string& more = {});
@@ -99,5 +103,6 @@ void bench_execute(Rig& rig);
 void bench_stream(Rig& rig);
 void bench_events(Rig& rig);
 void bench_connections(Rig& rig);
+void bench_sessions(Rig& rig);
 
 }  // namespace runbus::cli
