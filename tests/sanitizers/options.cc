@@ -35,4 +35,11 @@ const char* __ubsan_default_options() { return choose(RUNBUS_REPORTS RUNBUS_UBSA
 const char* __tsan_default_options();
 const char* __tsan_default_options() { return choose(RUNBUS_REPORTS RUNBUS_TSAN, RUNBUS_TSAN); }
 
+// libzmq is not instrumented: how its threads hand messages to each other cannot be seen, so what
+// it reads and writes for them is not looked at.
+const char* __tsan_default_suppressions();
+const char* __tsan_default_suppressions() {
+  return "called_from_lib:libzmq.so\ncalled_from_lib:libsodium.so\n";
+}
+
 }  // extern "C"

@@ -23,6 +23,7 @@ endif()
 if(RUNBUS_SANITIZE MATCHES thread)
   # Fences are what ThreadSanitizer does not know; Asio's locks it does.
   add_compile_definitions(BOOST_ASIO_DISABLE_FENCED_BLOCK)
+  add_compile_options(-include ${CMAKE_SOURCE_DIR}/tests/sanitizers/thread.h)
 endif()
 
 # runbus_unsanitized(TARGET): all of the target is built and linked without.

@@ -45,6 +45,18 @@ def pool_at_rest(system, size=1):
     wait_until(full, f"the pool has {size} sandboxes")
 
 
+def interpreters_at_rest(system):
+    """Waits until the sandbox of the pool has its warm interpreters: their parent, two helpers, two spares."""
+
+    def is_python(pid):
+        try:
+            return pathlib.Path(f"/proc/{pid}/comm").read_text().startswith("python3")
+        except OSError:
+            return False  # it has just ended
+
+    wait_until(lambda: sum(map(is_python, below(system.process.pid))) == 5, "the sandbox of the pool has two spare interpreters")
+
+
 def memory(system):
     worker = system.pids("runbus-worker")[0]
     status = pathlib.Path(f"/proc/{worker}/status").read_text()
@@ -64,6 +76,7 @@ async def test_many_sessions_leave_nothing(system):
         for number in range(8):
             await one(number)
         pool_at_rest(system)
+        interpreters_at_rest(system)
         before, resident = footprint(system), memory(system)
         for number in range(8, 8 + COUNT):
             await one(number)

@@ -112,9 +112,12 @@ TEST_F(AgentOutput, CanBeReadAgainFromAnyOffset) {
 TEST_F(AgentOutput, GoesToSeveralReadersAtOnce) {
   const std::string lines = numbered_lines(500'000);
   TestClient other(agent_.socket_path());
-  ASSERT_TRUE(client_.spawn(shell_execution("a", "seq 1 500000")).has_done());
+  ASSERT_TRUE(
+      client_.spawn(shell_execution("a", "until [ -e go ]; do sleep 0.01; done; seq 1 500000"))
+          .has_done());
   ASSERT_TRUE(client_.attach("a", 0, 100'000).has_attached());
   ASSERT_TRUE(other.attach("a", 500'000, kPlenty).has_failed());
+  ASSERT_TRUE(client_.write_file("go", "").has_done());
   ASSERT_TRUE(eventually([&] { return other.attach("a", 500'000, kPlenty).has_attached(); }));
   EXPECT_TRUE(read_to_end(client_, "a", 0, 100'000).out == lines);
   EXPECT_TRUE(read_to_end(other, "a", 500'000).out == lines.substr(500'000));
