@@ -6,7 +6,9 @@
 #include <array>
 #include <cstdio>
 #include <filesystem>
+#include <sstream>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "tools/runbus/bench_report.h"
@@ -20,6 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::seconds kUpBound{180};
+constexpr std::chrono::seconds kQuietBound{10};
+constexpr std::chrono::milliseconds kQuietSample{100};
 
 using Group = std::pair<const char*, void (*)(Rig&)>;
 constexpr std::array<Group, 6> kGroups{{{"echo", bench_echo},
@@ -96,12 +100,43 @@ Helper start_system(const BenchOptions& options, const std::string& state_dir, R
   return std::move(*up);
 }
 
+// Time of the processors since the machine's start, in ticks: all, and that with nothing to do.
+std::pair<double, double> processor_time() {
+  const Result<std::string> stat = read_file("/proc/stat", 1U << 20U);
+  std::istringstream line(stat ? stat->substr(0, stat->find('\n')) : std::string());
+  std::string name;
+  line >> name;
+  double all = 0;
+  double idle = 0;
+  double ticks = 0;
+  for (int field = 0; line >> ticks; ++field) {
+    all += ticks;
+    idle += field == 3 || field == 4 ? ticks : 0;  // idle, waiting for disks
+  }
+  return {all, idle};
+}
+
+// What was started for the measured system, its pool of sandboxes for one, is no part of the
+// figures. Gives up on a machine that has other things to do.
+void wait_for_quiet() {
+  const auto deadline = BenchClock::now() + kQuietBound;
+  auto before = processor_time();
+  for (int quiet = 0; quiet < 3 && BenchClock::now() < deadline;) {
+    std::this_thread::sleep_for(kQuietSample);
+    const auto now = processor_time();
+    const bool idle = now.second - before.second >= 0.9 * (now.first - before.first);
+    quiet = idle ? quiet + 1 : 0;
+    before = now;
+  }
+}
+
 void run_groups(const BenchOptions& options, Rig& rig) {
   for (const auto& [name, group] : kGroups) {
     const std::vector<std::string>& only = options.only;
     if (!only.empty() && std::find(only.begin(), only.end(), name) == only.end()) {
       continue;
     }
+    wait_for_quiet();
     std::fprintf(stderr, "runbus: measuring %s\n", name);
     try {
       group(rig);
