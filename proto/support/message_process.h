@@ -9,7 +9,7 @@ namespace runbus {
 //   stream's processor time.
 // - getpid() is answered from memory, also for libraries: libzmq asks for it about ten times per
 //   message to notice a fork, and the C library asks the kernel each time. A child of fork() asks
-//   anew; one of vfork() or a bare clone() must not call it.
+//   anew; one of _Fork(), vfork() or a bare clone() must not call it.
 void tune_message_process();
 
 }  // namespace runbus
