@@ -28,13 +28,13 @@ def binary(name):
 
 
 def wait_until(condition, what, timeout=PATIENCE, interval=0.05):
-    """Polls `condition` until it gives something true, and returns that."""
+    """Polls `condition` until it gives something true, and returns that. `what`: text, or a function that gives it."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what() if callable(what) else what}"
         time.sleep(interval)
 
 
