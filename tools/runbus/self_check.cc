@@ -1,6 +1,9 @@
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <optional>
+#include <string>
+#include <thread>
 
 #include "proto/wire/transcoder.h"
 #include "tools/runbus/client.h"
@@ -16,6 +19,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr seconds kConnectBound{10};
 constexpr seconds kRunBound{60};
+constexpr seconds kOfferBound{10};
+constexpr milliseconds kOfferPause{20};
 
 struct Program {
   const char* language;
@@ -34,6 +39,26 @@ struct Outcome {
   Error error;
   bool language_missing = false;
 };
+
+// The broker tells the gateway what the worker offers, at about the time when it tells the worker
+// that it is welcome: waits until the gateway knows. If it never does the call says what is wrong.
+void wait_for_method(Client& client, const std::string& name) {
+  const auto deadline = Clock::now() + kOfferBound;
+  while (Clock::now() < deadline) {
+    const Result<rapidjson::Document> known = client.call("rpc.discover", "{}", kRunBound);
+    if (!known || !known->IsObject() || !known->HasMember("methods") ||
+        !(*known)["methods"].IsArray()) {
+      return;
+    }
+    const auto& methods = (*known)["methods"];
+    if (std::any_of(methods.Begin(), methods.End(), [&name](const rapidjson::Value& method) {
+          return method.IsObject() && method.HasMember("name") && method["name"] == name.c_str();
+        })) {
+      return;
+    }
+    std::this_thread::sleep_for(kOfferPause);
+  }
+}
 
 // Runs one program; nothing when all went well.
 std::optional<Outcome> run(const GatewayAddress& gateway, const Program& program) {
@@ -55,6 +80,7 @@ std::optional<Outcome> run(const GatewayAddress& gateway, const Program& program
   wire::append_json_string(program.language, params);
   params += ",\"code\":";
   wire::append_json_string(program.code, params);
+  wait_for_method(client, "execute.code_streaming");
   const auto start = Clock::now();
   const Result<rapidjson::Document> result =
       client.call("execute.code_streaming", params + "}", kRunBound);
