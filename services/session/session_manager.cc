@@ -20,6 +20,9 @@ constexpr std::chrono::seconds kShutdownTime{2};
 // An agent that hangs up at once is ending, or has too many connections: it is looked for again.
 constexpr int kMaxHungUp = 10;
 constexpr std::chrono::milliseconds kHungUpPause{100};
+// After an agent's connection broke: when its sandbox is looked at again.
+constexpr std::chrono::milliseconds kFirstLook{40};
+constexpr std::chrono::milliseconds kLastLook{1000};
 
 }  // namespace
 
@@ -278,15 +281,35 @@ void SessionManager::lost(const std::string& session_id, const Session* session)
   }
   // A dead sandbox goes at once, not with the next sweep; a living one is connected again when it
   // is wanted.
-  on_pool([this] { return keeper_.sweep(); },
-          [this](const std::vector<std::string>& ended) {
-            for (const std::string& id : ended) {
-              if (options_.on_closed) {
-                options_.on_closed(id);
-              }
-            }
-          });
+  sweep_lost(session_id, kFirstLook);
   slots_.erase(found);
+}
+
+// The connections of a process that is killed break a moment before it is dead.
+void SessionManager::sweep_lost(const std::string& session_id, std::chrono::milliseconds again) {
+  on_pool([this] { return keeper_.sweep(); },
+          [this, session_id, again](const std::vector<std::string>& ended) {
+            tell_closed(ended);
+            if (again > kLastLook || slots_.contains(session_id) ||
+                !keeper_.store().exists(sandbox_key(session_id))) {
+              return;
+            }
+            auto timer = std::make_shared<asio::steady_timer>(io_, again);
+            timer->async_wait([this, alive = std::weak_ptr(alive_), session_id, again,
+                               timer](const boost::system::error_code& error) {
+              if (!error && alive.lock()) {
+                sweep_lost(session_id, 5 * again);
+              }
+            });
+          });
+}
+
+void SessionManager::tell_closed(const std::vector<std::string>& session_ids) {
+  for (const std::string& id : session_ids) {
+    if (options_.on_closed) {
+      options_.on_closed(id);
+    }
+  }
 }
 
 void SessionManager::close(const std::string& session_id,
@@ -405,11 +428,7 @@ void SessionManager::sweep() {
         return std::pair(std::move(ended), keeper_.count());
       },
       [this](const std::pair<std::vector<std::string>, std::size_t>& result) {
-        for (const std::string& id : result.first) {
-          if (options_.on_closed) {
-            options_.on_closed(id);
-          }
-        }
+        tell_closed(result.first);
         share_log_space(result.second);
         sweep_timer_.expires_after(options_.sweep_interval);
         sweep_timer_.async_wait(

@@ -172,6 +172,8 @@ class SessionManager {
   void ready(const std::string& session_id, const SessionPtr& session);
   void failed(const std::string& session_id, const Error& error);
   void lost(const std::string& session_id, const Session* session);
+  void sweep_lost(const std::string& session_id, std::chrono::milliseconds again);
+  void tell_closed(const std::vector<std::string>& session_ids);
   void begin_close(const std::string& session_id, Slot& slot);
   void remove(const std::string& session_id);
   void removed(const std::string& session_id, const Result<bool>& result);
