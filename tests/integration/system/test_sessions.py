@@ -8,7 +8,7 @@ import time
 import pytest
 
 from harness.client import Client, RpcError
-from harness.system import System, below, wait_until
+from harness.system import SLOWDOWN, System, below, wait_until
 
 COUNT = int(os.environ.get("RUNBUS_SESSIONS", "200"))
 
@@ -81,7 +81,8 @@ async def test_many_sessions_leave_nothing(system):
         for number in range(8, 8 + COUNT):
             await one(number)
         assert wait_until(lambda: footprint(system) == before, lambda: f"the footprint is {before} again: {footprint(system)}")
-        assert memory(system) < resident + (24 << 20)
+        # A sanitizer keeps what was freed for a while.
+        assert memory(system) < resident + (24 << 20) * SLOWDOWN
         assert (await client.call("session.list"))["sessions"] == []
 
 
