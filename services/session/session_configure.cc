@@ -44,10 +44,10 @@ void SessionManager::reconfigure() {
   }
 }
 
-// In steps of two, so that agents are seldom told.
+// In steps of two, so that agents are seldom told. Never 0, which to an agent is no bound.
 void SessionManager::share_log_space(std::size_t sandboxes) {
-  const std::uint64_t share =
-      options_.node_log_space / std::bit_ceil(std::max<std::uint64_t>(sandboxes, 1));
+  const std::uint64_t share = std::max<std::uint64_t>(
+      options_.node_log_space / std::bit_ceil(std::max<std::uint64_t>(sandboxes, 1)), 1);
   if (share != log_share_) {
     log_share_ = share;
     configure_all();

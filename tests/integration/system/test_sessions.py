@@ -80,7 +80,7 @@ async def test_many_sessions_leave_nothing(system):
         before, resident = footprint(system), memory(system)
         for number in range(8, 8 + COUNT):
             await one(number)
-        assert wait_until(lambda: footprint(system) == before, lambda: f"the footprint is {before} again: {footprint(system)}")
+        assert wait_until(lambda: footprint(system) == before, lambda: f"the footprint is {before} again: {footprint(system)}", 30 * SLOWDOWN)
         # A sanitizer keeps what was freed for a while.
         assert memory(system) < resident + (24 << 20) * SLOWDOWN
         assert (await client.call("session.list"))["sessions"] == []
