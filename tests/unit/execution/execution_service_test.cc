@@ -1,5 +1,6 @@
 #include "services/execution/execution_service.h"
 
+#include <chrono>
 #include <fstream>
 
 #include "tests/unit/execution/execution_fixture.h"
@@ -148,6 +149,20 @@ TEST_F(ExecutionTest, ALaterWorkerDoesNotRunItAgainEither) {
   restart_worker();
   EXPECT_EQ(run(request).stdout(), "1\n");
   EXPECT_EQ(refusal("execute.code", code("echo other")).code, ErrorCode::kConflict);
+}
+
+// More of them than an agent has connections, while the execution that has the id goes on. One that
+// the agent does not accept would be waited for, for half a minute.
+TEST_F(ExecutionTest, ARefusedCallKeepsNoConnectionToTheAgent) {
+  const auto running = start("execute.code_streaming", code("echo started; sleep 600"));
+  ASSERT_TRUE(wait_for_output(running, "started"));
+  restart_worker();
+  const auto begun = std::chrono::steady_clock::now();
+  for (int i = 0; i < 70; ++i) {
+    ASSERT_EQ(refusal("execute.code", code("echo other")).code, ErrorCode::kConflict);
+  }
+  EXPECT_EQ(run(code("echo works", "f")).stdout(), "works\n");
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(20));
 }
 
 TEST_F(ExecutionTest, MoreThanTheCapacityWaitForTheirTurn) {
