@@ -13,7 +13,6 @@
 #include <cerrno>
 #include <climits>
 #include <optional>
-#include <span>
 
 namespace runbus::agent {
 namespace {
@@ -228,7 +227,7 @@ void close_all_but_job(const ProgramPlan& plan) {
 
 int exit_code_of_exec_error(int error) { return error == ENOENT || error == ENOTDIR ? 127 : 126; }
 
-pid_t start_service(const ProgramPlan& plan, int control, int extra) {
+pid_t start_service(const ProgramPlan& plan, std::span<const int> descriptors) {
   const pid_t agent = ::getpid();
   const pid_t pid = ::fork();
   if (pid != 0) {
@@ -237,17 +236,21 @@ pid_t start_service(const ProgramPlan& plan, int control, int extra) {
   ::setsid();
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  const int high_control = ::fcntl(control, F_DUPFD_CLOEXEC, kFirstUnused);
-  const int high_extra = ::fcntl(extra, F_DUPFD_CLOEXEC, kFirstUnused);
-  if (::getppid() != agent || null < 0 || high_control < 0 || high_extra < 0) {
+  const int end = STDERR_FILENO + 1 + static_cast<int>(descriptors.size());
+  std::vector<int> high;
+  for (const int fd : descriptors) {
+    high.push_back(::fcntl(fd, F_DUPFD_CLOEXEC, end));
+  }
+  if (::getppid() != agent || null < 0 || std::count(high.begin(), high.end(), -1) != 0) {
     ::_exit(1);
   }
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     ::dup2(null, fd);
   }
-  ::dup2(high_control, kReports);
-  ::dup2(high_extra, kDirectory);
-  close_from(kFirstUnused);
+  for (std::size_t i = 0; i < high.size(); ++i) {
+    ::dup2(high[i], STDERR_FILENO + 1 + static_cast<int>(i));
+  }
+  close_from(static_cast<unsigned>(end));
   if (::chdir("/") == 0 && ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0) {
     offer_to_oom_killer();
     reset_signals();

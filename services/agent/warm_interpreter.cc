@@ -14,7 +14,7 @@
 #include <string_view>
 #include <utility>
 
-#include "services/agent/python_parent.h"
+#include "services/agent/python/embedded.h"
 
 namespace runbus::agent {
 namespace {
@@ -31,7 +31,13 @@ constexpr std::chrono::milliseconds kLongRun{50};
 constexpr std::chrono::milliseconds kSettling{20};
 constexpr std::chrono::milliseconds kWorthWaiting{250};
 constexpr std::chrono::seconds kRetry{1};
+// Without a run for so long, one spare is enough.
+constexpr std::chrono::seconds kIdle{10};
 constexpr int kScriptFd = 4;
+constexpr int kModuleFd = 5;
+#ifndef MFD_EXEC
+constexpr unsigned MFD_EXEC = 0x10;
+#endif
 
 // One message with descriptors; true when all of it was taken at once.
 bool send_with_descriptors(int socket, std::string_view bytes, std::span<const int> descriptors) {
@@ -58,29 +64,26 @@ void append_list(std::string& job, const std::vector<std::string>& strings) {
   }
 }
 
-// What read_job() of python_parent.py takes apart.
 std::string make_job(const ProgramPlan& plan) {
-  std::string job(4, '\0');
+  SpareJob head;
+  std::string job(sizeof(head), '\0');
+  head.limits = static_cast<std::uint32_t>(plan.limits.size());
+  job.append(reinterpret_cast<const char*>(plan.limits.data()),
+             plan.limits.size() * sizeof(ProcessLimit));
   append_list(job, plan.arguments);
   append_list(job, plan.environment);
-  std::vector<std::string> limits;
-  for (const ProcessLimit& limit : plan.limits) {
-    limits.push_back(std::to_string(limit.resource) + " " + std::to_string(limit.soft) + " " +
-                     std::to_string(limit.hard));
-  }
-  append_list(job, limits);
-  const std::size_t size = job.size() - 4;
-  for (std::size_t i = 0; i < 4; ++i) {
-    job[i] = static_cast<char>((size >> (24 - 8 * i)) & 0xff);
-  }
+  head.size = static_cast<std::uint32_t>(job.size());
+  std::memcpy(job.data(), &head, sizeof(head));
   return job;
 }
 
-UniqueFd make_script() {
-  UniqueFd file(::memfd_create("runbus-python", MFD_CLOEXEC));
-  const std::string_view script = kPythonParentScript;
+UniqueFd make_file(const char* name, std::string_view content) {
+  UniqueFd file(::memfd_create(name, MFD_CLOEXEC | MFD_EXEC));
+  if (!file) {
+    file.reset(::memfd_create(name, MFD_CLOEXEC));  // before Linux 6.3
+  }
   if (file &&
-      ::write(file.get(), script.data(), script.size()) != static_cast<ssize_t>(script.size())) {
+      ::write(file.get(), content.data(), content.size()) != static_cast<ssize_t>(content.size())) {
     file.reset();
   }
   return file;
@@ -95,6 +98,7 @@ WarmInterpreter::WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm
       restart_timer_(loop),
       patience_(loop),
       refill_timer_(loop),
+      idle_timer_(loop),
       restart_delay_(kFirstDelay) {
   start();
 }
@@ -123,15 +127,17 @@ void WarmInterpreter::start() {
   }
   control_.reset(ends[0]);
   const UniqueFd control(ends[1]);
-  const UniqueFd script = make_script();
+  const UniqueFd script = make_file("runbus-python", python_parent_script());
+  const UniqueFd module = make_file("runbus-python-module", python_module());
   v1::Step step;
   *step.mutable_argv() = warm_.argv();
   step.add_argv("/proc/self/fd/" + std::to_string(kScriptFd));
   step.add_argv(warm_.argv(0));
   step.mutable_argv()->MergeFrom(warm_.preload());
   *step.mutable_environment() = warm_.environment();
-  ProgramPlan plan = plan_of(step);
-  parent_ = script ? start_service(plan, control.get(), script.get()) : -1;
+  step.add_environment("LD_PRELOAD=/proc/self/fd/" + std::to_string(kModuleFd));
+  const std::array<int, 3> descriptors = {control.get(), script.get(), module.get()};
+  parent_ = script && module ? start_service(plan_of(step), descriptors) : -1;
   if (parent_ < 0) {
     parent_ = 0;
     control_.reset();
@@ -207,8 +213,19 @@ std::size_t WarmInterpreter::available() const {
       }));
 }
 
+std::size_t WarmInterpreter::wanted() const { return idle_timer_.armed() ? kSpares : kIdleSpares; }
+
+void WarmInterpreter::let_go() {
+  for (auto slot = slots_.begin(); slot != slots_.end() && count(State::kReady) > kIdleSpares;) {
+    Slot& each = *slot++;
+    if (each.state == State::kReady) {
+      drop(each);
+    }
+  }
+}
+
 void WarmInterpreter::refill() {
-  while (up_ && available() < kSpares) {
+  while (up_ && available() < wanted()) {
     if (!add_slot()) {
       refill_timer_.after(kRetry, [this] { refill(); });
       return;
@@ -278,7 +295,7 @@ void WarmInterpreter::on_slot_control(Slot& slot) {
   }
   if (size > 0 && slot.state == State::kBusy) {
     slot.taken_at = {};
-    if (available() < kSpares) {
+    if (available() < wanted()) {
       make_next(slot);
       return;
     }
@@ -299,9 +316,10 @@ void WarmInterpreter::make_next(Slot& slot) {
   }
 }
 
-bool WarmInterpreter::has(State state) const {
-  return std::any_of(slots_.begin(), slots_.end(),
-                     [state](const Slot& slot) { return slot.state == state; });
+std::size_t WarmInterpreter::count(State state) const {
+  return static_cast<std::size_t>(
+      std::count_if(slots_.begin(), slots_.end(),
+                    [state](const Slot& slot) { return slot.state == state; }));
 }
 
 void WarmInterpreter::on_report(Slot& slot) {
@@ -359,7 +377,7 @@ bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
     return false;
   }
   const std::string job = make_job(plan);
-  if (job.size() > kMaxJob) {
+  if (job.size() > kMaxSpareJob) {
     return false;
   }
   const std::array<int, 4> descriptors = {plan.standard_input.get(), plan.standard_output.get(),
@@ -378,6 +396,7 @@ bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
   ready->job.reset();
   ready->state = State::kBusy;
   ready->taken_at = Clock::now();
+  idle_timer_.after(kIdle, [this] { let_go(); });
   if (ready->orphan) {
     slots_.erase(ready);  // the helper ends after this run
   }

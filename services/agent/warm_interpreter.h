@@ -15,7 +15,7 @@
 #include "services/agent/spawner.h"
 #include "services/agent/warm_pool.h"
 
-// Spares of Python: a parent (python_parent.py), which forks helpers, and their slots.
+// Spares of Python: a parent (python/parent.py), which forks helpers, and their slots.
 //
 // A slot is a helper that serves one run after the other, each with a spare that it forks. It makes
 // its next spare once the run that took the last one has ended, so that making spares does not take
@@ -29,10 +29,10 @@ namespace runbus::agent {
 
 class WarmInterpreter final : public WarmSource, private Reaper::Run {
  public:
-  // One for a run, and one for the run after it while the first slot makes its next.
+  // One for a run, and while runs come one for the run after it, for the time in which the first
+  // slot makes its next.
   static constexpr std::size_t kSpares = 2;
-  // A job is sent in one go, into an empty socket buffer.
-  static constexpr std::size_t kMaxJob = 64 * 1024;
+  static constexpr std::size_t kIdleSpares = 1;
 
   WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm);
   ~WarmInterpreter() override;
@@ -76,11 +76,14 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   void on_program_reaped(int, const rusage&) override {}
   void on_swept() override;
   std::size_t available() const;
+  std::size_t wanted() const;
   void refill();
   bool add_slot();
   bool request_spare(Slot& slot);
   void make_next(Slot& slot);
-  bool has(State state) const;
+  std::size_t count(State state) const;
+  bool has(State state) const { return count(state) > 0; }
+  void let_go();
   void wake_all();
   void on_slot_control(Slot& slot);
   void on_report(Slot& slot);
@@ -97,6 +100,7 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   Timer restart_timer_;
   Timer patience_;
   Timer refill_timer_;
+  Timer idle_timer_;  // armed while runs come
   std::chrono::milliseconds restart_delay_;
   std::list<Slot> slots_;
   SpareWait::Queue waiting_;

@@ -11,8 +11,8 @@ namespace runbus::cli {
 namespace {
 
 constexpr std::chrono::seconds kBound{60};
-// The spares are made when the runs have ended.
-constexpr std::chrono::seconds kSettle{2};
+// What is kept for runs that follow each other goes after ten seconds.
+constexpr std::chrono::seconds kSettle{12};
 
 // Kilobytes of the process and all that descends from it, pages that several share counted once.
 double proportional_kilobytes(pid_t pid) {

@@ -253,6 +253,19 @@ TEST_F(AgentWarmParent, IsStartedAgainWhenItLiesAboutItsHelper) {
   expect_cold_runs_until_it_starts_again();
 }
 
+// Negative control: a cold interpreter has none.
+TEST_F(AgentWarm, HasItsMemoryInLargePages) {
+  std::string large_pages;
+  std::getline(std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled"), large_pages);
+  if (large_pages.empty() || large_pages.find("[never]") != std::string::npos) {
+    GTEST_SKIP() << "the kernel has no transparent huge pages: " << large_pages;
+  }
+  const std::string script =
+      "print(sum(int(l.split()[1]) for l in open('/proc/self/smaps') if l.startswith('AnonHuge')))";
+  EXPECT_GE(std::stoi(run_warm(script).out), 4096);
+  EXPECT_LT(std::stoi(run_cold(script).out), 4096);
+}
+
 // One run more than there are spares, several times: on a machine that makes none in time it starts
 // cold.
 TEST_F(AgentWarm, ARunWaitsForASpareThatIsBeingMade) {

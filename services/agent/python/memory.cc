@@ -1,0 +1,156 @@
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "services/agent/python/memory.h"
+#include "services/agent/python/module.h"
+
+// Where the interpreter's memory lies. A block can be copied in one go only if all of it is of one
+// kind, so the two allocators of an interpreter are given whole blocks from its first allocation on.
+namespace {
+
+constexpr std::size_t kBlock = 2 << 20;
+constexpr std::size_t kPage = 4096;
+// Of Python's object allocator: since 3.10, and before.
+constexpr std::size_t kArenaSizes[] = {1 << 20, 256 << 10};
+constexpr std::size_t kMostArenas = 32 << 20;
+constexpr int kReadWrite = PROT_READ | PROT_WRITE;
+constexpr int kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS;
+
+// Where arenas come from until runbus_settle(); both null without.
+char* next_arena = nullptr;
+char* end_of_arenas = nullptr;
+
+char* at(std::uint64_t address) { return reinterpret_cast<char*>(address); }
+
+std::size_t to_block(const char* address) {
+  return -reinterpret_cast<std::uintptr_t>(address) % kBlock;
+}
+
+void* map(void* hint, std::size_t size, int protection, int flags, int file, off_t offset) {
+  return reinterpret_cast<void*>(
+      ::syscall(SYS_mmap, hint, size, protection, flags, file, offset));
+}
+
+// Whole blocks, or null.
+char* map_blocks(std::size_t size) {
+  void* const mapped = map(nullptr, size + kBlock, kReadWrite, kAnonymous, -1, 0);
+  if (mapped == MAP_FAILED) {
+    return nullptr;
+  }
+  char* const all = static_cast<char*>(mapped);
+  const std::size_t head = to_block(all);
+  if (head != 0) {
+    ::munmap(all, head);
+  }
+  if (kBlock - head != 0) {
+    ::munmap(all + head + size, kBlock - head);
+  }
+  return all + head;
+}
+
+// The heap grows from the break on, to which it adds whole pages.
+void round_up_break() {
+  char* const now = static_cast<char*>(::sbrk(0));
+  ::sbrk(static_cast<std::intptr_t>(to_block(now)));
+}
+
+__attribute__((constructor)) void begin() {
+  round_up_break();
+  next_arena = map_blocks(kMostArenas);
+  end_of_arenas = next_arena == nullptr ? nullptr : next_arena + kMostArenas;
+}
+
+char* take_arena(std::size_t size) {
+  for (const std::size_t known : kArenaSizes) {
+    if (size == known && next_arena != nullptr) {
+      // An arena has its size's alignment, as those from the kernel usually have not; it is no harm.
+      char* const arena = __atomic_fetch_add(&next_arena, size, __ATOMIC_RELAXED);
+      return arena + size <= end_of_arenas ? arena : nullptr;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+extern "C" {
+
+// In place of the C library's: Python's object allocator takes its arenas by it.
+__attribute__((visibility("default"))) void* mmap(void* hint, std::size_t size, int protection,
+                                                  int flags, int file, off_t offset) noexcept {
+  if (hint == nullptr && protection == kReadWrite && flags == kAnonymous && file == -1) {
+    if (char* const arena = take_arena(size)) {
+      return arena;
+    }
+  }
+  return map(hint, size, protection, flags, file, offset);
+}
+
+__attribute__((visibility("default"))) void* mmap64(void* hint, std::size_t size, int protection,
+                                                    int flags, int file, off_t offset) noexcept {
+  return mmap(hint, size, protection, flags, file, offset);
+}
+
+__attribute__((visibility("default"))) void runbus_settle() {
+  round_up_break();
+  if (next_arena != nullptr && next_arena < end_of_arenas) {
+    char* const unused = next_arena + to_block(next_arena);
+    if (unused < end_of_arenas) {
+      ::munmap(unused, static_cast<std::size_t>(end_of_arenas - unused));
+    }
+  }
+  next_arena = end_of_arenas = nullptr;
+}
+
+__attribute__((visibility("default"))) int runbus_own(const RunbusRange* blocks,
+                                                      std::uint64_t count) {
+  std::size_t size = 0;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    size += blocks[i].size;
+  }
+  if (size == 0) {
+    return 0;
+  }
+  char* copy = map_blocks(size);
+  if (copy == nullptr) {
+    return errno;
+  }
+  ::madvise(copy, size, MADV_HUGEPAGE);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const RunbusRange& block = blocks[i];
+    // Nothing may be written to the block between these two.
+    std::memcpy(copy, at(block.start), block.size);
+    if (block.writable == 0) {
+      ::mprotect(copy, block.size, PROT_READ | PROT_EXEC);
+    }
+    if (::mremap(copy, block.size, block.size, MREMAP_MAYMOVE | MREMAP_FIXED, at(block.start)) ==
+        MAP_FAILED) {
+      return errno;  // the rest of the copy stays: this process is not worth tidying
+    }
+    copy += block.size;
+  }
+  return 0;
+}
+}
+
+namespace runbus::agent {
+
+void touch(const RunbusRange* ranges, std::uint64_t count) {
+  for (std::uint64_t i = 0; i < count; ++i) {
+    for (std::uint64_t page = 0; page < ranges[i].size; page += kPage) {
+      volatile char* const byte = at(ranges[i].start + page);
+      const char value = *byte;
+      if (ranges[i].writable != 0) {
+        *byte = value;
+      }
+    }
+  }
+}
+
+}  // namespace runbus::agent

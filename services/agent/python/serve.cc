@@ -1,0 +1,290 @@
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+
+#include "services/agent/helper_protocol.h"
+#include "services/agent/python/memory.h"
+#include "services/agent/python/module.h"
+
+// The interpreter's own, which C code that forks has to call (Python/C API, "PyOS_BeforeFork").
+extern "C" {
+void PyOS_BeforeFork();
+void PyOS_AfterFork_Child();
+}
+
+// Parent, helpers and what a spare does without the interpreter. Neither a parent nor a helper
+// touches the interpreter's memory once it serves: each page that they wrote would be copied, on
+// the way of a run's end.
+namespace runbus::agent {
+namespace {
+
+constexpr int kControl = 3;
+constexpr int kJobDescriptors = 4;
+constexpr int kDirectory = 3;  // of those
+constexpr unsigned kFewDescriptors = 4096;
+
+void close_range(unsigned first, unsigned last) {
+  if (first > last || ::syscall(SYS_close_range, first, last, 0U) == 0) {
+    return;
+  }
+  // Before Linux 5.9.
+  for (unsigned fd = first; fd <= last && fd < kFewDescriptors; ++fd) {
+    ::close(static_cast<int>(fd));
+  }
+}
+
+struct Message {
+  ssize_t size = 0;
+  int descriptors[kJobDescriptors];
+};
+
+// The next message, with `count` descriptors. At the end of the socket the process ends, and also
+// when no descriptor is free: the agent starts anew.
+Message receive(int socket, char* data, std::size_t room, int count) {
+  Message message;
+  iovec part{data, room};
+  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(message.descriptors))];
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = space;
+  header.msg_controllen = sizeof(space);
+  do {
+    message.size = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
+  } while (message.size < 0 && errno == EINTR);
+  if (message.size <= 0) {
+    ::_exit(0);
+  }
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(int);
+  const cmsghdr* const control = CMSG_FIRSTHDR(&header);
+  if (control == nullptr || control->cmsg_level != SOL_SOCKET ||
+      control->cmsg_type != SCM_RIGHTS || control->cmsg_len != CMSG_LEN(bytes)) {
+    ::_exit(1);
+  }
+  std::memcpy(message.descriptors, CMSG_DATA(control), bytes);
+  return message;
+}
+
+void receive_descriptors(int socket, int* descriptors, int count) {
+  char word[16];
+  const Message message = receive(socket, word, sizeof(word), count);
+  std::memcpy(descriptors, message.descriptors, static_cast<std::size_t>(count) * sizeof(int));
+}
+
+// ---- helper: as helper.cc, but for one run after the other ----------------------------------
+
+class Reports {
+ public:
+  explicit Reports(int pipe) : pipe_(pipe) {}
+
+  void count(const rusage& usage) {
+    cpu_microseconds_ += microseconds(usage.ru_utime) + microseconds(usage.ru_stime);
+    const auto peak = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+    peak_memory_ = peak > peak_memory_ ? peak : peak_memory_;
+  }
+
+  void add(HelperReport::Kind kind, int value) {
+    HelperReport& record = records_[count_++];
+    record.kind = kind;
+    record.value = value;
+    record.cpu_microseconds = cpu_microseconds_;
+    record.peak_memory = peak_memory_;
+  }
+
+  bool empty() const { return count_ == 0; }
+
+  // In one write, so whole or not at all.
+  void send() {
+    const std::size_t size = count_ * sizeof(HelperReport);
+    count_ = 0;
+    if (::write(pipe_, records_, size) != static_cast<ssize_t>(size)) {
+      ::_exit(1);  // nobody listens
+    }
+  }
+
+ private:
+  static std::uint64_t microseconds(const timeval& time) {
+    return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000 +
+           static_cast<std::uint64_t>(time.tv_usec);
+  }
+
+  const int pipe_;
+  std::uint64_t cpu_microseconds_ = 0;
+  std::uint64_t peak_memory_ = 0;
+  std::size_t count_ = 0;
+  HelperReport records_[2];
+};
+
+void report_until_none_is_left(int pipe, pid_t spare) {
+  Reports reports(pipe);
+  reports.add(HelperReport::kReady, ::getpid());
+  reports.add(HelperReport::kStarted, spare);
+  reports.send();
+  int options = 0;
+  for (;;) {
+    int status = 0;
+    rusage usage{};
+    const pid_t pid = ::wait4(-1, &status, __WALL | options, &usage);
+    if (pid < 0 && errno == ECHILD) {
+      reports.add(HelperReport::kGone, 0);
+      reports.send();
+      return;
+    }
+    if (pid > 0) {
+      reports.count(usage);
+    }
+    if (pid == spare) {
+      reports.add(HelperReport::kExited, status);
+      // What is left is asked for without waiting, so that the end is told at once.
+      options = WNOHANG;
+    } else if (pid == 0) {
+      if (!reports.empty()) {
+        reports.send();
+      }
+      options = 0;
+    }
+  }
+}
+
+void become_helper(int control) {
+  ::setsid();
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  ::signal(SIGCHLD, SIG_DFL);
+  sigset_t all;
+  ::sigfillset(&all);
+  ::sigprocmask(SIG_SETMASK, &all, nullptr);
+  ::dup2(control, kControl);
+  close_range(kControl + 1, ~0U);
+}
+
+void become_spare(int job, pid_t helper) {
+  ::setsid();
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (::getppid() != helper) {
+    ::_exit(0);
+  }
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  close_range(kControl, static_cast<unsigned>(job) - 1);
+  close_range(static_cast<unsigned>(job) + 1, ~0U);
+}
+
+// Returns in its spares, with the job's socket.
+int help(const RunbusMemory& memory) {
+  const pid_t helper = ::getpid();
+  for (;;) {
+    int descriptors[2];
+    receive_descriptors(kControl, descriptors, 2);
+    const auto [job, pipe] = descriptors;
+    const pid_t spare = ::fork();
+    if (spare < 0) {
+      ::_exit(1);
+    }
+    if (spare == 0) {
+      become_spare(job, helper);
+      // What cannot be had now comes page by page later.
+      runbus_own(memory.blocks, memory.block_count);
+      touch(memory.pages, memory.page_count);
+      return job;
+    }
+    ::close(job);
+    report_until_none_is_left(pipe, spare);
+    ::close(pipe);
+    if (::send(kControl, "idle", 4, MSG_NOSIGNAL) < 0) {
+      ::_exit(0);
+    }
+  }
+}
+
+// ---- spare ----------------------------------------------------------------------------------
+
+void apply_limits(const ProcessLimit* limits, std::uint32_t count) {
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const auto resource = static_cast<__rlimit_resource_t>(limits[i].resource);
+    rlimit limit{};
+    if (::getrlimit(resource, &limit) != 0) {
+      continue;
+    }
+    limit.rlim_max = limits[i].hard < limit.rlim_max ? limits[i].hard : limit.rlim_max;
+    limit.rlim_cur = limits[i].soft < limit.rlim_max ? limits[i].soft : limit.rlim_max;
+    ::setrlimit(resource, &limit);
+  }
+}
+
+void take_descriptors(const int* descriptors) {
+  for (int standard = 0; standard < kDirectory; ++standard) {
+    ::dup2(descriptors[standard], standard);
+  }
+  if (::fchdir(descriptors[kDirectory]) != 0) {
+    ::_exit(1);
+  }
+  close_range(kDirectory, ~0U);
+}
+
+}  // namespace
+}  // namespace runbus::agent
+
+extern "C" {
+
+__attribute__((visibility("default"))) int runbus_serve(int control, const RunbusMemory* memory) {
+  using namespace runbus::agent;
+  // The ends of helpers are for the kernel to see, nobody else.
+  ::signal(SIGCHLD, SIG_IGN);
+  PyOS_BeforeFork();
+  if (::send(control, "up", 2, MSG_NOSIGNAL) < 0) {
+    ::_exit(0);
+  }
+  for (;;) {
+    int slot = -1;
+    receive_descriptors(control, &slot, 1);
+    const pid_t helper = ::fork();
+    if (helper < 0) {
+      ::_exit(1);
+    }
+    if (helper == 0) {
+      become_helper(slot);
+      const int job = help(*memory);
+      PyOS_AfterFork_Child();
+      return job;
+    }
+    ::close(slot);
+  }
+}
+
+__attribute__((visibility("default"))) long runbus_take_job(int job, char* strings) {
+  using namespace runbus::agent;
+  const Message message = receive(job, strings, kMaxSpareJob, kJobDescriptors);
+  auto size = static_cast<std::size_t>(message.size);
+  SpareJob head;
+  while (size < sizeof(head) || (std::memcpy(&head, strings, sizeof(head)), size < head.size)) {
+    const ssize_t more = ::recv(job, strings + size, kMaxSpareJob - size, 0);
+    if (more <= 0 && errno != EINTR) {
+      ::_exit(0);
+    }
+    size += more > 0 ? static_cast<std::size_t>(more) : 0;
+  }
+  ProcessLimit limits[RLIM_NLIMITS];
+  const std::size_t strings_at = sizeof(head) + head.limits * sizeof(ProcessLimit);
+  if (head.limits > RLIM_NLIMITS || strings_at > size) {
+    ::_exit(1);
+  }
+  take_descriptors(message.descriptors);
+  std::memcpy(limits, strings + sizeof(head), head.limits * sizeof(ProcessLimit));
+  apply_limits(limits, head.limits);
+  // From here on there is nothing of ours in it but the interpreter.
+  ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+  std::memmove(strings, strings + strings_at, size - strings_at);
+  return static_cast<long>(size - strings_at);
+}
+}
