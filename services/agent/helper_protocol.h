@@ -13,7 +13,7 @@ struct HelperReport {
     kForkFailed = 2,  // value: errno; nothing was started, the helper ends
     kExecFailed = 3,  // value: errno; after kStarted; kExited follows with 126 or 127
     kExited = 4,      // value: the wait status of the program
-    kGone = 5,   // nothing is left below the helper; in one write with kExited when at once
+    kGone = 5,        // nothing is left below the helper; in one write with kExited when at once
     kReady = 6,  // of a warm helper, once: value is its pid; kStarted follows in the same write
   };
   std::uint32_t kind = 0;

@@ -317,9 +317,8 @@ void WarmInterpreter::make_next(Slot& slot) {
 }
 
 std::size_t WarmInterpreter::count(State state) const {
-  return static_cast<std::size_t>(
-      std::count_if(slots_.begin(), slots_.end(),
-                    [state](const Slot& slot) { return slot.state == state; }));
+  return static_cast<std::size_t>(std::count_if(
+      slots_.begin(), slots_.end(), [state](const Slot& slot) { return slot.state == state; }));
 }
 
 void WarmInterpreter::on_report(Slot& slot) {

@@ -1,3 +1,5 @@
+#include "services/agent/python/memory.h"
+
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -7,11 +9,11 @@
 #include <cstdint>
 #include <cstring>
 
-#include "services/agent/python/memory.h"
 #include "services/agent/python/module.h"
 
 // Where the interpreter's memory lies. A block can be copied in one go only if all of it is of one
-// kind, so the two allocators of an interpreter are given whole blocks from its first allocation on.
+// kind, so the two allocators of an interpreter are given whole blocks from its first allocation
+// on.
 namespace {
 
 constexpr std::size_t kBlock = 2 << 20;
@@ -33,8 +35,7 @@ std::size_t to_block(const char* address) {
 }
 
 void* map(void* hint, std::size_t size, int protection, int flags, int file, off_t offset) {
-  return reinterpret_cast<void*>(
-      ::syscall(SYS_mmap, hint, size, protection, flags, file, offset));
+  return reinterpret_cast<void*>(::syscall(SYS_mmap, hint, size, protection, flags, file, offset));
 }
 
 // Whole blocks, or null.
@@ -69,7 +70,8 @@ __attribute__((constructor)) void begin() {
 char* take_arena(std::size_t size) {
   for (const std::size_t known : kArenaSizes) {
     if (size == known && next_arena != nullptr) {
-      // An arena has its size's alignment, as those from the kernel usually have not; it is no harm.
+      // An arena has its size's alignment, as those from the kernel usually have not; it is no
+      // harm.
       char* const arena = __atomic_fetch_add(&next_arena, size, __ATOMIC_RELAXED);
       return arena + size <= end_of_arenas ? arena : nullptr;
     }

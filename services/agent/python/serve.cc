@@ -67,8 +67,8 @@ Message receive(int socket, char* data, std::size_t room, int count) {
   }
   const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(int);
   const cmsghdr* const control = CMSG_FIRSTHDR(&header);
-  if (control == nullptr || control->cmsg_level != SOL_SOCKET ||
-      control->cmsg_type != SCM_RIGHTS || control->cmsg_len != CMSG_LEN(bytes)) {
+  if (control == nullptr || control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS ||
+      control->cmsg_len != CMSG_LEN(bytes)) {
     ::_exit(1);
   }
   std::memcpy(message.descriptors, CMSG_DATA(control), bytes);
