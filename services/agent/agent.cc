@@ -195,19 +195,35 @@ void Agent::spawn(Connection& connection, std::uint64_t request_id, const v1::Sp
     }
     drop(oldest->id());
   }
+  if (auto failure = write_files(request)) {
+    connection.answer_failed(request_id, *failure);
+    return;
+  }
   Execution::Callbacks callbacks;
   callbacks.on_started = [this, id, connection_id = connection.id(),
                           request_id](std::optional<Failure> failure) {
     on_started(id, connection_id, request_id, std::move(failure));
   };
   callbacks.on_ended = [this] { on_ended(); };
-  auto execution = std::make_unique<Execution>(services_, request, std::move(callbacks));
+  v1::Spawn kept = request;
+  kept.clear_files();
+  auto execution = std::make_unique<Execution>(services_, std::move(kept), std::move(callbacks));
   if (const auto failure = execution->start()) {
     connection.answer_failed(request_id, *failure);
     return;
   }
   executions_.emplace(id, std::move(execution));
   update_idle();
+}
+
+std::optional<Failure> Agent::write_files(const v1::Spawn& request) const {
+  for (const v1::SpawnFile& file : request.files()) {
+    if (auto failure = workspace_.write_file(file.path(), file.mode(), false, file.content())) {
+      failure->detail = "writing the files: " + failure->detail;
+      return failure;
+    }
+  }
+  return std::nullopt;
 }
 
 void Agent::on_started(const std::string& id, std::uint64_t connection_id, std::uint64_t request_id,

@@ -51,6 +51,7 @@ class Agent final : public Connection::Owner {
   void on_closed(Connection& connection) override;
 
   void spawn(Connection& connection, std::uint64_t request_id, const v1::Spawn& request);
+  std::optional<Failure> write_files(const v1::Spawn& request) const;
   void on_started(const std::string& id, std::uint64_t connection_id, std::uint64_t request_id,
                   std::optional<Failure> failure);
   void on_ended();

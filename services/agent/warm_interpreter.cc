@@ -385,8 +385,7 @@ bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
     drop(*ready);
     return false;
   }
-  // Some run before may have stopped them.
-  reaper_.resume(ready->helper);
+  // Some run before may have stopped it.
   ::kill(ready->program, SIGCONT);
   ready->watch.clear();
   run.helper = std::exchange(ready->helper, 0);

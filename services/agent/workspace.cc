@@ -190,7 +190,7 @@ std::optional<Failure> Workspace::write_file(const std::string& path, std::uint3
   if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
     return invalid("not a regular file");
   }
-  if ((!append && ::ftruncate(file.get(), 0) != 0) ||
+  if ((!append && status.st_size != 0 && ::ftruncate(file.get(), 0) != 0) ||
       (mode != 0 && ::fchmod(file.get(), bits) != 0) || !write_all(file.get(), content)) {
     return system_failure("cannot write the file", errno);
   }

@@ -12,6 +12,8 @@ namespace agent_v1 = session::agent_v1;
 
 constexpr std::size_t kFilePart = 1U << 20U;
 constexpr std::size_t kInputPart = 256U << 10U;
+// Files that go with Spawn instead of ahead of it: one turn of the agent less.
+constexpr std::size_t kFilesWithSpawn = 256U << 10U;
 constexpr std::chrono::milliseconds kMaxInputDelay{100};
 constexpr int kMaxAttempts = 3;
 
@@ -166,6 +168,10 @@ void Run::write() {
     fail(std::move(error));
     return;
   }
+  if (files_go_with_spawn()) {
+    spawn();
+    return;
+  }
   stage_ = Stage::kWriting;
   writes_left_ = 1;
   write_error_.reset();
@@ -190,6 +196,14 @@ void Run::write() {
   written();
 }
 
+bool Run::files_go_with_spawn() const {
+  std::size_t size = 0;
+  for (const auto& [path, content] : plan_.files) {
+    size += path.size() + content.size();
+  }
+  return size <= kFilesWithSpawn;
+}
+
 void Run::written() {
   if (--writes_left_ > 0 || stage_ != Stage::kWriting) {
     return;
@@ -210,6 +224,13 @@ void Run::spawn() {
   spawn_sent_ = true;
   agent_v1::AgentRequest request;
   *request.mutable_spawn() = plan_.spawn;
+  if (files_go_with_spawn()) {
+    for (const auto& [path, content] : plan_.files) {
+      auto& file = *request.mutable_spawn()->add_files();
+      file.set_path(path);
+      file.set_content(content);
+    }
+  }
   session_->agent().request(std::move(request), {},
                             [self = shared_from_this()](const Result<agent_v1::AgentReply>& reply) {
                               self->spawned(reply);

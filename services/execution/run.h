@@ -85,6 +85,7 @@ class Run final : public std::enable_shared_from_this<Run> {
   void opened(Result<session::SessionPtr> session);
   void look();
   void write();
+  bool files_go_with_spawn() const;
   void written();
   void spawn();
   void hand_over();
