@@ -398,7 +398,9 @@ bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
   if (ready->orphan) {
     slots_.erase(ready);  // the helper ends after this run
   }
-  refill();
+  if (up_) {
+    refill_timer_.after(kLongRun, [this] { refill(); });
+  }
   return true;
 }
 
