@@ -31,8 +31,8 @@ class Agent final : public Connection::Owner {
 
   struct Options {
     std::string workspace;
-    UniqueFd listen;         // a listening socket, or none
-    UniqueFd log_directory;  // for the executions' logs, or none
+    UniqueFd listen;                         // a listening socket, or none
+    UniqueFd log_directory;                  // for the executions' logs, or none
     std::uint64_t log_space = 256ULL << 20;  // bytes of disk for them together
   };
 

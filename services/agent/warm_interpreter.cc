@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,12 +13,15 @@
 #include <string_view>
 #include <utility>
 
+#include "proto/support/executable_memory.h"
 #include "services/agent/python/embedded.h"
 
 namespace runbus::agent {
 namespace {
 
 constexpr std::chrono::milliseconds kFirstDelay{100};
+// A new session's first run goes before the start of its interpreters.
+constexpr std::chrono::milliseconds kStartDelay{50};
 constexpr std::chrono::milliseconds kLongestDelay{300'000};
 // From a start to "up": the interpreter's start and the imports.
 constexpr std::chrono::seconds kParentPatience{60};
@@ -35,9 +37,6 @@ constexpr std::chrono::seconds kRetry{1};
 constexpr std::chrono::seconds kIdle{10};
 constexpr int kScriptFd = 4;
 constexpr int kModuleFd = 5;
-#ifndef MFD_EXEC
-constexpr unsigned MFD_EXEC = 0x10;
-#endif
 
 // One message with descriptors; true when all of it was taken at once.
 bool send_with_descriptors(int socket, std::string_view bytes, std::span<const int> descriptors) {
@@ -78,10 +77,7 @@ std::string make_job(const ProgramPlan& plan) {
 }
 
 UniqueFd make_file(const char* name, std::string_view content) {
-  UniqueFd file(::memfd_create(name, MFD_CLOEXEC | MFD_EXEC));
-  if (!file) {
-    file.reset(::memfd_create(name, MFD_CLOEXEC));  // before Linux 6.3
-  }
+  UniqueFd file = make_executable_memory(name);
   if (file &&
       ::write(file.get(), content.data(), content.size()) != static_cast<ssize_t>(content.size())) {
     file.reset();
@@ -100,7 +96,7 @@ WarmInterpreter::WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm
       refill_timer_(loop),
       idle_timer_(loop),
       restart_delay_(kFirstDelay) {
-  start();
+  restart_timer_.after(kStartDelay, [this] { start(); });
 }
 
 WarmInterpreter::~WarmInterpreter() {

@@ -57,6 +57,9 @@ std::string id_of(const EngineState& state) { return "runbus-" + state.key; }
 OciEngine::OciEngine(EngineOptions chosen) : LocalEngine(std::move(chosen)) {
   program_ = options().runtime.empty() ? first_runtime() : find_program(options().runtime);
   crun_ = program_.ends_with("/crun");
+  if (crun_) {
+    sealed_ = std::make_unique<SealedProgram>(program_);
+  }
 }
 
 std::string OciEngine::missing() {
@@ -183,6 +186,11 @@ Result<void> OciEngine::start(Start& start) {
   const UniqueFd input_read(input[0]);
   ::close(input[1]);
   launch.descriptors[0] = input_read.get();
+  const UniqueFd sealed = sealed_ ? sealed_->open() : UniqueFd();
+  if (sealed) {
+    launch.argv[0] = "/proc/self/fd/" + std::to_string(launch.descriptors.size());
+    launch.descriptors.push_back(sealed.get());
+  }
 
   const Result<ProcessId> runtime = start_program(launch, [&start](ProcessId process) {
     start.state.monitor = process;

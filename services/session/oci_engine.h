@@ -1,8 +1,10 @@
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "services/session/engine_local.h"
+#include "services/session/sealed_program.h"
 
 namespace runbus::session {
 
@@ -29,6 +31,7 @@ class OciEngine : public LocalEngine {
 
   std::string program_;
   bool crun_ = false;
+  std::unique_ptr<SealedProgram> sealed_;  // crun
 };
 
 }  // namespace runbus::session
