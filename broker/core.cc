@@ -218,6 +218,7 @@ void Core::on_tick(Now now) {
     check_queue(*service);
   }
   check_doubtful_calls();
+  claims_.expire(now.steady_ms);
   check_absent_gateways();
   if (const std::size_t expired = parking_.expire(now.steady_ms); expired > 0) {
     dropped_["unknown_origin"] += expired;

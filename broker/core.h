@@ -9,6 +9,7 @@
 #include <vector>
 #include <zmq.hpp>
 
+#include "broker/claims.h"
 #include "broker/directory.h"
 #include "broker/history.h"
 #include "broker/options.h"
@@ -104,6 +105,7 @@ class Core {
   template <class Ids>
   void take_sessions(const Peer& worker, const Ids& sessions);
   void on_heartbeat(Peer& peer, const zmq::message_t& body);
+  void claim_call(Peer& worker, const std::string& call_id);
   void register_call(Peer& worker, const std::string& call_id);
   void welcome(Peer& peer, Now now);
   void refuse(std::string_view key, std::string_view reason);
@@ -139,6 +141,7 @@ class Core {
   bool may_live_elsewhere(std::string_view session) const;
   void check_lobby();
   void place(Call& call, bool again);
+  void place_again(Call& call);
   void enqueue(Call& call, bool stranded, bool again);
   void unqueue(Call& call);
   void dispatch(Call& call, Slot& slot);
@@ -173,6 +176,7 @@ class Core {
   TextMap<std::unique_ptr<Call>> calls_;
   // Gateways that are gone and may come back, with the end of our patience.
   TextMap<std::uint64_t> absent_;
+  Claims claims_;
   std::vector<std::string> doubtful_;
   // Hashes of the calls that ended lately: an old one gives way to a new one at the same place.
   std::vector<std::uint64_t> ended_;

@@ -71,7 +71,11 @@ void Core::on_call(Peer& gateway, zmq::message_t& header, zmq::message_t& body) 
     fail(call, make_error(ErrorCode::kTimeout, "the deadline had passed when the call came"));
     return;
   }
-  place(call, false);
+  if (header_.again()) {
+    place_again(call);
+  } else {
+    place(call, false);
+  }
 }
 
 // A gateway that has lost its connection, or sees a new broker, says again what it is waiting for.

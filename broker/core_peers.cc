@@ -12,7 +12,7 @@ namespace runbus::broker {
 namespace {
 
 constexpr std::size_t kMaxToldUnknown = 4096;
-constexpr int kMaxSessionsOfAHeartbeat = 1024;
+constexpr int kMaxIdsOfAHeartbeat = 1024;  // of each kind
 
 }  // namespace
 
@@ -200,16 +200,32 @@ void Core::on_heartbeat(Peer& peer, const zmq::message_t& body) {
     return;
   }
   v1::Heartbeat heartbeat;
+  const auto are_ids = [](const auto& ids) {
+    return ids.size() <= kMaxIdsOfAHeartbeat &&
+           std::all_of(ids.begin(), ids.end(),
+                       [](const std::string& id) { return is_valid_id(id); });
+  };
   const bool sound = peer.role == v1::WORKER &&
                      heartbeat.ParseFromArray(body.data(), static_cast<int>(body.size())) &&
-                     heartbeat.sessions_size() <= kMaxSessionsOfAHeartbeat &&
-                     std::all_of(heartbeat.sessions().begin(), heartbeat.sessions().end(),
-                                 [](const std::string& session) { return is_valid_id(session); });
+                     are_ids(heartbeat.sessions()) && are_ids(heartbeat.calls());
   if (!sound) {
     drop("heartbeat", peer.key);
     return;
   }
   take_sessions(peer, heartbeat.sessions());
+  for (const std::string& id : heartbeat.calls()) {
+    claim_call(peer, id);
+  }
+}
+
+// Its caller may be waiting here already, or come later.
+void Core::claim_call(Peer& worker, const std::string& call_id) {
+  const Call* call = find_call(call_id);
+  if (call == nullptr) {
+    claims_.put(call_id, worker.id, now_.steady_ms + 3 * options_.heartbeat_timeout);
+  } else if (call->slot == nullptr) {
+    register_call(worker, call_id);
+  }
 }
 
 void Core::register_call(Peer& worker, const std::string& call_id) {

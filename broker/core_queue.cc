@@ -56,6 +56,9 @@ void Core::keep_follow_up(Call& call, zmq::message_t& header, zmq::message_t& bo
 }
 
 Core::Choice Core::choose(const Call& call) {
+  if (now_.steady_ms < call.held_until) {
+    return {nullptr, false};
+  }
   if (!call.pinned.empty()) {
     return choose_pinned(call);
   }
@@ -162,6 +165,17 @@ void Core::place(Call& call, bool again) {
     dispatch(call, *choice.slot);
   } else {
     enqueue(call, choice.stranded, again);
+  }
+}
+
+// A call that another broker had: a worker may have begun it.
+void Core::place_again(Call& call) {
+  Peer* const worker = find_peer(claims_.take(call.id), v1::WORKER);
+  // A worker may take one to see that the other broker is gone.
+  call.held_until = now_.steady_ms + 2 * options_.heartbeat_timeout;
+  place(call, false);
+  if (worker != nullptr && call.queued) {
+    register_call(*worker, call.id);
   }
 }
 

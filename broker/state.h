@@ -120,6 +120,7 @@ struct Call {
   std::string method;
   std::string pinned;  // worker id, or empty
   bool resume = false;
+  std::uint64_t held_until = 0;  // a worker may say until then that it has it already
   Service* service = nullptr;
   // As they came; kept until a worker has accepted the call.
   zmq::message_t header;

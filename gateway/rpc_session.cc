@@ -166,6 +166,7 @@ void RpcSession::call(const std::shared_ptr<const wire::Catalog>& catalog,
   out.principal = caller_.principal;
   out.traceparent = caller_.traceparent;
   out.resumable = method.resumable;
+  out.idempotent = method.idempotent;
   out.window = take_window(method);
   out.timeout = services_.config.call_timeout;
 

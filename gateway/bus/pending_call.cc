@@ -69,6 +69,7 @@ void PendingCall::send_call() {
   header.set_origin(host_.origin());
   header.set_credit(granted_);
   header.set_worker_id(worker_id_);
+  header.set_again(sent_once_ && !begun_ && !request_.resumable && !request_.idempotent);
   if (begun_) {
     header.mutable_resume()->set_sequence(sequence_);
     header.mutable_resume()->set_offset(offset_);

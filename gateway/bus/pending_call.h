@@ -22,6 +22,7 @@ struct CallRequest {
   std::string traceparent;
   std::string body;
   bool resumable = false;
+  bool idempotent = false;
   std::uint64_t window = 0;  // bytes of items on their way at once; 0: the rpc has no items
   std::chrono::milliseconds timeout{3'600'000};
   BusPort* only = nullptr;  // to this broker, or not at all

@@ -188,7 +188,6 @@ bool Execution::watch_run(StartedRun run) {
   reports_ = std::move(run.reports);
   pipes_[0].fd = std::move(run.output);
   pipes_[1].fd = std::move(run.error);
-  pipes_[0].large = pipes_[1].large = false;
   if (run.input) {
     input_.open(std::move(run.input));
     if (input_.ended()) {

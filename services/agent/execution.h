@@ -99,7 +99,6 @@ class Execution final : public Reaper::Run {
     UniqueFd fd;
     Watch watch;
     std::uint64_t left = 0;  // while draining: bytes that are still to be read
-    bool large = false;      // the pipe, since it was full
   };
 
   std::optional<Failure> start_step();

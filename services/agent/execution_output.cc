@@ -1,5 +1,4 @@
 // The output half of an execution: from the pipes to the log and to who is attached.
-#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -10,12 +9,6 @@
 #include "services/agent/execution.h"
 
 namespace runbus::agent {
-namespace {
-
-constexpr ssize_t kUsualPipeSize = 64 * 1024;
-constexpr int kLargePipeSize = 1024 * 1024;
-
-}  // namespace
 
 void Execution::on_readable(OutputPipe& pipe) {
   read_pipe(pipe);
@@ -37,11 +30,6 @@ void Execution::read_pipe(OutputPipe& pipe) {
   }
   const ssize_t size = ::read(pipe.fd.get(), services_.buffer.data(), room);
   if (size > 0) {
-    if (!pipe.large && size >= kUsualPipeSize) {
-      // Where the user's share allows it: fewer turns for the same bytes.
-      ::fcntl(pipe.fd.get(), F_SETPIPE_SZ, kLargePipeSize);
-      pipe.large = true;
-    }
     pipe.left -= std::min<std::uint64_t>(pipe.left, static_cast<std::uint64_t>(size));
     append(pipe.stream, {services_.buffer.data(), static_cast<std::size_t>(size)});
   } else if (size == 0 || (errno != EAGAIN && errno != EINTR)) {

@@ -35,6 +35,16 @@ std::shared_ptr<CallState> RecentCalls::take(const std::string& id, Clock::time_
   return call;
 }
 
+std::vector<std::string> RecentCalls::ids_since(Clock::time_point since, std::size_t link) const {
+  std::vector<std::string> ids;
+  for (auto entry = entries_.rbegin(); entry != entries_.rend() && entry->ended >= since; ++entry) {
+    if (entry->call->link() == link) {
+      ids.push_back(entry->call->header().call_id());
+    }
+  }
+  return ids;
+}
+
 std::vector<std::shared_ptr<CallState>> RecentCalls::take_since(Clock::time_point since,
                                                                 std::size_t link) {
   std::vector<std::shared_ptr<CallState>> taken;

@@ -31,6 +31,9 @@ class RecentCalls {
   // Removes and returns the call of this id, or null.
   std::shared_ptr<CallState> take(const std::string& id, Clock::time_point now = Clock::now());
 
+  // The ids of those of the link that ended at `since` or later.
+  std::vector<std::string> ids_since(Clock::time_point since, std::size_t link) const;
+
   // Removes and returns those of the link that ended at `since` or later, oldest first.
   std::vector<std::shared_ptr<CallState>> take_since(Clock::time_point since, std::size_t link);
 

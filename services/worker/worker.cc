@@ -127,7 +127,7 @@ void Worker::Impl::on_connected(std::size_t link, const v1::Welcome& welcome, bo
       calls.emplace(call_id, Active{std::move(call), nullptr, std::nullopt});
     }
   }
-  tell_sessions();
+  tell_brokers();
   each_call([link](CallState& call) { call.restored(link); });
   if (attached_callback) {
     attached_callback();
@@ -141,6 +141,7 @@ void Worker::Impl::on_disconnected(std::size_t link) {
   if (!links[link].unsure_since) {
     links[link].unsure_since = RecentCalls::Clock::now() - links[link].heartbeat_timeout - 1s;
   }
+  tell_of_lost_calls(link);
 }
 
 void Worker::Impl::on_message(std::size_t link, const v1::Header& header,

@@ -37,6 +37,8 @@ struct Worker::Impl : CallHost, std::enable_shared_from_this<Worker::Impl> {
     // Sessions that came to this node since the last introduction and that its broker was not told
     // of.
     std::vector<std::string> untold;
+    // Calls that came by a link that was lost meanwhile.
+    std::vector<std::string> untold_calls;
   };
   struct Active {
     std::shared_ptr<CallState> call;
@@ -62,7 +64,8 @@ struct Worker::Impl : CallHost, std::enable_shared_from_this<Worker::Impl> {
   void move_to(std::size_t link, CallState& call, const v1::Header& header);
   void note_session(std::size_t link, const std::string& session_id);
   void hold_session(const std::string& session_id);
-  void tell_sessions();
+  void tell_brokers();
+  void tell_of_lost_calls(std::size_t link);
   void on_deadline(const std::string& call_id);
   std::shared_ptr<CallState> find(const std::string& call_id) const;
   void each_call(const std::function<void(CallState&)>& function);

@@ -42,6 +42,73 @@ TEST_F(CoreRestart, ACallOfAKnownSessionWaitsForItsNodeThoughAnotherIsBackFirst)
   EXPECT_EQ(calls_of("w2"), Ids{});
 }
 
+// A broker that has been there for a while, beside another one that is gone now.
+class CoreOther : public CoreTest {
+ protected:
+  CoreOther() {
+    attach_gateway("g1");
+    attach_worker("w1", "n1", 4);
+    attach_worker("w2", "n1", 4);
+  }
+  void call_again(const std::string& id) {
+    v1::Header request = call_header(id);
+    request.set_again(true);
+    say("@g1", request, "request " + id);
+  }
+  void claim(const std::string& worker, const std::string& call) {
+    v1::Heartbeat heartbeat;
+    heartbeat.add_calls(call);
+    say(key_of(worker), header(v1::HEARTBEAT), heartbeat.SerializeAsString());
+  }
+};
+
+TEST_F(CoreOther, ACallThatAWorkerMayHaveWaitsForItToSaySo) {
+  call_again("c1");
+  call("c2");
+  EXPECT_EQ(calls_of("w1").size() + calls_of("w2").size(), 1U) << "a new one does not wait";
+  pass(3000, {"g1", "w1", "w2"});
+  EXPECT_EQ(calls_of("w1").size() + calls_of("w2").size(), 1U);
+  claim("w2", "c1");
+  EXPECT_EQ(calls_of("w2").back(), "c1");
+  reply("w2", v1::RESULT, "c1", 1);
+  EXPECT_EQ(count_to("g1", v1::RESULT), 1U);
+  pass(5000, {"g1", "w1", "w2"});
+  EXPECT_EQ(calls_of("w1").size() + calls_of("w2").size(), 2U);
+}
+
+TEST_F(CoreOther, AClaimMayComeBeforeTheCall) {
+  claim("w2", "c1");
+  claim("w1", "nobody-asks");
+  call_again("c1");
+  EXPECT_EQ(calls_of("w2"), Ids{"c1"});
+  EXPECT_EQ(calls_of("w1"), Ids{});
+}
+
+TEST_F(CoreOther, ACallThatNobodyHasIsBegunInTheEnd) {
+  call_again("c1");
+  pass(3900, {"g1", "w1", "w2"});
+  EXPECT_EQ(calls_of("w1").size() + calls_of("w2").size(), 0U);
+  pass(200, {"g1", "w1", "w2"});
+  EXPECT_EQ(calls_of("w1").size() + calls_of("w2").size(), 1U);
+}
+
+TEST_F(CoreOther, AClaimOfACallThatAnotherHasChangesNothing) {
+  call("c1");
+  const std::string has = calls_of("w1").empty() ? "w2" : "w1";
+  claim(has == "w1" ? "w2" : "w1", "c1");
+  reply(has, v1::RESULT, "c1", 1);
+  EXPECT_EQ(count_to("g1", v1::RESULT), 1U);
+}
+
+TEST_F(CoreOther, AHeartbeatThatNamesTooMuchIsDropped) {
+  v1::Heartbeat heartbeat;
+  for (int i = 0; i < 1025; ++i) {
+    heartbeat.add_calls("c" + std::to_string(i));
+  }
+  say(key_of("w1"), header(v1::HEARTBEAT), heartbeat.SerializeAsString());
+  EXPECT_EQ(dropped("heartbeat"), 1U);
+}
+
 TEST_F(CoreRestart, ASessionThatNobodySpeaksOfIsPlacedOnceAllCouldBeBack) {
   attach_holder("w1", "n1", {});
   call("c1", "s1");

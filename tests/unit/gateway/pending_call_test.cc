@@ -197,6 +197,24 @@ TEST_F(PendingCallTest, ANewBrokerHearsOfItAgain) {
   EXPECT_EQ(accepted.header.resume().offset(), 7U);
 }
 
+// Another worker must not begin what one may have begun, unless it does not matter.
+TEST_F(PendingCallTest, ACallThatNobodyAcceptedIsMarkedWhenItIsSaidAgain) {
+  CallRequest request;
+  request.method = "count";
+  for (const auto& [resumable, idempotent, marked] :
+       {std::tuple(false, false, true), std::tuple(true, false, false),
+        std::tuple(false, true, false)}) {
+    request.resumable = resumable;
+    request.idempotent = idempotent;
+    const auto call = bus.client.call(request, seen);
+    EXPECT_FALSE(bus.port.take(v1::CALL).header.again());
+    bus.client.on_connected(bus.port);
+    EXPECT_EQ(bus.port.take(v1::CALL).header.again(), marked);
+    call->abandon();
+    bus.port.take(v1::CANCEL);
+  }
+}
+
 TEST_F(PendingCallTest, GoesThroughAnotherBrokerWhenItsOwnIsLost) {
   const auto [call, moved] = start_and_move();
   EXPECT_EQ(moved.header.worker_id(), "worker-1");

@@ -118,6 +118,30 @@ TEST_F(BrokersTest, ABrokerThatComesBackHearsOnlyOfItsOwnCalls) {
   EXPECT_EQ(std::vector<std::string>(named.begin(), named.end()), std::vector<std::string>{"c1"});
 }
 
+// What it is working on, and the answers that may not have arrived.
+TEST_F(BrokersTest, TheOtherBrokerHearsOfTheCallsOfOneThatIsGone) {
+  ScriptedService& service = start_with_two();
+  std::vector<CallPtr> kept;
+  service.say = [&](const CallPtr& call, const echo::SayRequest& request) {
+    if (request.text() == "keep") {
+      kept.push_back(call);
+    } else {
+      call->finish(echo::SayResponse());
+    }
+  };
+  broker_->call("running", "echo.say", say("keep"));
+  broker_->call("ended", "echo.say", say(""));
+  second_->call("c3", "echo.say", say("keep"));
+  ASSERT_TRUE(until([&] { return kept.size() == 2 && broker_->count(v1::RESULT, "ended") == 1; }));
+  broker_.reset();
+  ASSERT_TRUE(until([&] { return second_->told_calls().size() == 2; }));
+  EXPECT_THAT(second_->told_calls(), testing::UnorderedElementsAre("running", "ended"));
+  // The caller says it again, there: it is answered, not run.
+  second_->call("ended", "echo.say", say(""));
+  EXPECT_TRUE(until([&] { return second_->count(v1::RESULT, "ended") == 1; }));
+  EXPECT_EQ(service.runs, 3);
+}
+
 // They would stay in the table of calls for ever.
 TEST_F(BrokersTest, ABrokersReturnLeavesTheOthersEndedCallsAlone) {
   start_with_two();

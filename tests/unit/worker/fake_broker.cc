@@ -68,6 +68,7 @@ void FakeBroker::take(zmq::message_t peer, const v1::Header& header, zmq::messag
     }
     told_sessions_.insert(told_sessions_.end(), heartbeat.sessions().begin(),
                           heartbeat.sessions().end());
+    told_calls_.insert(told_calls_.end(), heartbeat.calls().begin(), heartbeat.calls().end());
   } else {
     received_.push_back({header, body.to_string()});
   }

@@ -50,6 +50,7 @@ class FakeBroker {
   void forget() { received_.clear(); }
   // Sessions that heartbeats have named.
   const std::vector<std::string>& told_sessions() const { return told_sessions_; }
+  const std::vector<std::string>& told_calls() const { return told_calls_; }
 
  private:
   void take(zmq::message_t peer, const v1::Header& header, zmq::message_t& body);
@@ -65,6 +66,7 @@ class FakeBroker {
   int readies_ = 0;
   std::deque<Received> received_;
   std::vector<std::string> told_sessions_;
+  std::vector<std::string> told_calls_;
 };
 
 // ERROR's body.
