@@ -24,9 +24,10 @@ struct HelperReport {
 
 // One limit of setrlimit(2); lowered to the hard limit that is already there.
 struct ProcessLimit {
-  int resource = 0;
   std::uint64_t soft = 0;
   std::uint64_t hard = 0;
+  int resource = 0;
+  std::uint32_t unused = 0;  // no byte of it is left to chance
 };
 
 // The head of what a spare of Python is told to become, in one message with four descriptors:

@@ -43,7 +43,7 @@ std::vector<ProcessLimit> limits_of(const v1::Limits& limits) {
   const auto add = [&result](int resource, std::uint64_t value, std::uint64_t slack = 0) {
     if (value != 0) {
       const std::uint64_t bounded = std::min<std::uint64_t>(value, RLIM_INFINITY - slack);
-      result.push_back({resource, bounded, bounded + slack});
+      result.push_back({bounded, bounded + slack, resource});
     }
   };
   // A second between the two, so that SIGXCPU tells before SIGKILL comes.
@@ -52,7 +52,7 @@ std::vector<ProcessLimit> limits_of(const v1::Limits& limits) {
   add(RLIMIT_FSIZE, limits.file_size());
   add(RLIMIT_NOFILE, limits.open_files());
   add(RLIMIT_NPROC, limits.processes());
-  result.push_back({RLIMIT_CORE, 0, 0});
+  result.push_back({0, 0, RLIMIT_CORE});
   return result;
 }
 

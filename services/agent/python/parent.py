@@ -361,7 +361,8 @@ def is_code(parts):
 
 
 def is_data(parts):
-    return all(permissions in ("rw-p", "r--p") and name != "[stack]" for _, _, permissions, name in parts)
+    return (any(permissions == "rw-p" for _, _, permissions, _ in parts)
+            and all(permissions in ("rw-p", "r--p") and name != "[stack]" for _, _, permissions, name in parts))
 
 
 def fill_gaps(block, parts):
@@ -425,10 +426,10 @@ def single_pages(pages, blocks):
 def lay_out_memory(program, own_locale):
     pages = learn_touched_pages(program, own_locale)
     code, data = worthwhile_blocks(pages)
-    own(code, False)
     ranges = own(data, True)
     if not ranges or size_of_large_pages() < len(data) * BLOCK:
-        ranges, data = as_ranges([], BLOCK), []
+        ranges, code, data = as_ranges([], BLOCK), [], []  # a machine without: page by page
+    own(code, False)
     rest = as_ranges(single_pages(pages, {*code, *data}), PAGE)
     return Memory(ranges, len(ranges), rest, len(rest))
 

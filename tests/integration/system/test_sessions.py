@@ -46,7 +46,7 @@ def pool_at_rest(system, size=1):
 
 
 def interpreters_at_rest(system):
-    """Waits until the sandbox of the pool has its warm interpreters: their parent, two helpers, two spares."""
+    """Waits until the sandbox of the pool has its warm interpreters: their parent, and one spare with its helper."""
 
     def is_python(pid):
         try:
@@ -54,7 +54,7 @@ def interpreters_at_rest(system):
         except OSError:
             return False  # it has just ended
 
-    wait_until(lambda: sum(map(is_python, below(system.process.pid))) == 5, "the sandbox of the pool has two spare interpreters")
+    wait_until(lambda: sum(map(is_python, below(system.process.pid))) == 3, "the sandbox of the pool has a spare interpreter")
 
 
 def memory(system):
