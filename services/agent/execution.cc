@@ -169,6 +169,10 @@ std::optional<Failure> Execution::launch() {
 // program's end is seen here, and then the helper has to say so.
 void Execution::watch_spare() {
   spare_.reset(static_cast<int>(::syscall(SYS_pidfd_open, program_, 0)));
+  if (!spare_ && errno == ESRCH) {
+    on_spare_ended();  // already, and its helper may have been stopped before it could say so
+    return;
+  }
   if (spare_ && !spare_watch_.open(services_.loop, spare_.get(), EPOLLIN,
                                    [this](std::uint32_t) { on_spare_ended(); })) {
     spare_.reset();
