@@ -100,15 +100,6 @@ std::optional<Failure> Execution::start() {
   return std::nullopt;
 }
 
-void Execution::create_log() {
-  v1::Listing::Entry head;
-  head.set_execution_id(id());
-  head.set_running(true);
-  head.set_tag(tag());
-  head.set_started_ms(started_ms_);
-  log_.create(services_.log_directory, id(), head.SerializeAsString());
-}
-
 // ---- a step's start -------------------------------------------------------------------------
 
 std::optional<Failure> Execution::start_step() {
@@ -463,7 +454,7 @@ void Execution::end() {
   exited_.set_warm(warm_);
   exited_.set_started_ms(started_ms_);
   exited_.set_ended_ms(wall_clock_ms());
-  log_.finish(exited_.SerializeAsString());
+  finish_log();
   // Pumping ends attachments, which leave the list.
   const std::vector<Attachment*> attachments = attachments_;
   for (Attachment* attachment : attachments) {

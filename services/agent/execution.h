@@ -76,11 +76,9 @@ class Execution final : public Reaper::Run {
   // Ends it and all it started; the first reason stays.
   void kill(const std::string& reason, const std::string& limit);
 
-  log::Piece read_log(log::RecordReader& reader, std::uint64_t offset, char* to, std::size_t room) {
-    return log_.read(reader, offset, to, room);
-  }
+  log::Piece read_log(log::RecordReader& reader, std::uint64_t offset, char* to, std::size_t room);
   // What was printed stays on disk when this is destroyed, unless it is removed before.
-  void remove_log() { log_.remove(); }
+  void remove_log();
   void add(Attachment& attachment);
   void remove(Attachment& attachment);
   // An attachment sent something or was granted more.
@@ -104,6 +102,7 @@ class Execution final : public Reaper::Run {
   std::optional<Failure> start_step();
   std::optional<Failure> launch();
   void create_log();
+  void finish_log();
   bool watch_run(StartedRun run);
   void on_reports();
   void on_report(const HelperReport& report);

@@ -7,6 +7,7 @@
 
 #include "services/agent/attachment.h"
 #include "services/agent/execution.h"
+#include "services/agent/identity.h"
 
 namespace runbus::agent {
 
@@ -49,7 +50,10 @@ void Execution::append(int stream, std::string_view bytes) {
     bytes = bytes.substr(0, room);
   }
   const std::uint64_t offset = log_.end_offset();
-  log_.append(stream, bytes);
+  {
+    const AsAgent owner;
+    log_.append(stream, bytes);
+  }
   for (Attachment* attachment : attachments_) {
     attachment->push(stream, offset, bytes);
   }
@@ -128,6 +132,34 @@ void Execution::continue_draining() {
   } else {
     update_reading();
   }
+}
+
+// ---- the log, which is the agent's own ----------------------------------------------------------
+
+void Execution::create_log() {
+  v1::Listing::Entry head;
+  head.set_execution_id(id());
+  head.set_running(true);
+  head.set_tag(tag());
+  head.set_started_ms(started_ms_);
+  const AsAgent owner;
+  log_.create(services_.log_directory, id(), head.SerializeAsString());
+}
+
+void Execution::finish_log() {
+  const AsAgent owner;
+  log_.finish(exited_.SerializeAsString());
+}
+
+void Execution::remove_log() {
+  const AsAgent owner;
+  log_.remove();
+}
+
+log::Piece Execution::read_log(log::RecordReader& reader, std::uint64_t offset, char* to,
+                               std::size_t room) {
+  const AsAgent owner;
+  return log_.read(reader, offset, to, room);
 }
 
 }  // namespace runbus::agent

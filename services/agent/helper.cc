@@ -14,6 +14,8 @@
 #include <climits>
 #include <optional>
 
+#include "services/agent/identity.h"
+
 namespace runbus::agent {
 namespace {
 
@@ -233,6 +235,9 @@ pid_t start_service(const ProgramPlan& plan, std::span<const int> descriptors) {
   if (pid != 0) {
     return pid;
   }
+  if (!become_program_user()) {
+    ::_exit(1);
+  }
   ::setsid();
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -263,13 +268,16 @@ void run_helper(const ProgramPlan& plan, int reports, pid_t agent) {
   sigset_t all;
   sigfillset(&all);
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
+  const bool own_user = become_program_user();  // which forgets the signal below
   ::setsid();
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   int exec_error[2];
-  if (::getppid() != agent || !arrange_descriptors(plan, reports)) {
+  if (!own_user || ::getppid() != agent || !arrange_descriptors(plan, reports)) {
     ::_exit(1);
   }
-  if (::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0 || ::pipe2(exec_error, O_CLOEXEC) != 0) {
+  // EINVAL: the kernel has none, and the agent knows (reaper.h).
+  if ((::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0 && errno != EINVAL) ||
+      ::pipe2(exec_error, O_CLOEXEC) != 0) {
     report(HelperReport::kForkFailed, errno);
     ::_exit(0);
   }

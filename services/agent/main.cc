@@ -4,82 +4,114 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "services/agent/agent.h"
+#include "services/agent/identity.h"
 
 namespace {
 
 using runbus::UniqueFd;
 
 constexpr int kDefaultListenFd = 3;
+constexpr int kBacklog = 64;
 constexpr char kUsage[] =
-    "usage: runbus-agent [--listen-fd N] [--log-dir-fd N] [--log-space BYTES] [--workspace DIR] "
-    "[--stdio] [--version]\n";
+    "usage: runbus-agent [--listen-fd N | --listen-path PATH] [--log-dir-fd N | --log-dir DIR]\n"
+    "                    [--log-space BYTES] [--workspace DIR] [--users AGENT:PROGRAMS]\n"
+    "                    [--processes COUNT] [--seccomp FILE] [--stdio] [--version]\n";
 
 struct Flags {
   std::optional<int> listen_fd;
+  std::string listen_path;
   std::optional<int> log_dir_fd;
+  std::string log_dir;
   std::optional<std::uint64_t> log_space;
   std::string workspace = "/workspace";
+  std::optional<std::pair<uid_t, uid_t>> users;  // the agent's own and the programs'
+  std::optional<std::uint64_t> processes;
+  std::string seccomp;
   bool stdio = false;
 };
 
-std::optional<int> parse_fd(const char* text) {
-  char* end = nullptr;
-  const long value = std::strtol(text, &end, 10);
-  if (end == text || *end != '\0' || value < 0 || value > 1'000'000) {
+std::optional<std::uint64_t> parse_number(const std::string& text, std::uint64_t most) {
+  if (text.empty() || text.find_first_not_of("0123456789") != std::string::npos) {
     return std::nullopt;
   }
-  return static_cast<int>(value);
+  errno = 0;
+  const std::uint64_t value = std::strtoull(text.c_str(), nullptr, 10);
+  return errno != 0 || value > most ? std::nullopt : std::optional(value);
 }
 
-std::optional<std::uint64_t> parse_bytes(const char* text) {
-  char* end = nullptr;
-  const std::uint64_t value = std::strtoull(text, &end, 10);
-  return end == text || *end != '\0' || value == 0 ? std::nullopt : std::optional(value);
+std::optional<std::uint64_t> parse_positive(const std::string& text) {
+  const auto value = parse_number(text, UINT64_MAX);
+  return value == 0 ? std::nullopt : value;
+}
+
+std::optional<int> parse_fd(const std::string& text) { return parse_number(text, 1'000'000); }
+
+std::optional<std::pair<uid_t, uid_t>> parse_users(const std::string& text) {
+  const std::size_t colon = text.find(':');
+  if (colon == std::string::npos) {
+    return std::nullopt;
+  }
+  const auto agent = parse_number(text.substr(0, colon), UINT32_MAX - 1);
+  const auto programs = parse_number(text.substr(colon + 1), UINT32_MAX - 1);
+  return agent && programs ? std::optional(std::pair<uid_t, uid_t>(*agent, *programs))
+                           : std::nullopt;
+}
+
+// False when there is no such flag, or not with such a value.
+bool take_flag(const std::string& name, const std::string& value, Flags& flags) {
+  if (name == "--workspace") {
+    flags.workspace = value;
+  } else if (name == "--listen-path") {
+    flags.listen_path = value;
+  } else if (name == "--seccomp") {
+    flags.seccomp = value;
+  } else if (name == "--log-dir") {
+    flags.log_dir = value;
+  } else if (name == "--log-space") {
+    return (flags.log_space = parse_positive(value)).has_value();
+  } else if (name == "--listen-fd") {
+    return (flags.listen_fd = parse_fd(value)).has_value();
+  } else if (name == "--log-dir-fd") {
+    return (flags.log_dir_fd = parse_fd(value)).has_value();
+  } else if (name == "--users") {
+    return (flags.users = parse_users(value)).has_value();
+  } else if (name == "--processes") {
+    return (flags.processes = parse_positive(value)).has_value();
+  } else {
+    return false;
+  }
+  return true;
 }
 
 // Empty when the command line makes no sense.
 std::optional<Flags> parse_flags(int argc, char** argv) {
   Flags flags;
   for (int i = 1; i < argc; ++i) {
-    const std::string name = argv[i];
-    if (name == "--stdio") {
+    if (std::string(argv[i]) == "--stdio") {
       flags.stdio = true;
-      continue;
-    }
-    if (i + 1 == argc) {
+    } else if (i + 1 == argc || !take_flag(argv[i], argv[i + 1], flags)) {
       return std::nullopt;
-    }
-    const char* const value = argv[++i];
-    if (name == "--workspace") {
-      flags.workspace = value;
-    } else if (name == "--log-space") {
-      flags.log_space = parse_bytes(value);
-      if (!flags.log_space) {
-        return std::nullopt;
-      }
-    } else if (name == "--listen-fd") {
-      flags.listen_fd = parse_fd(value);
-      if (!flags.listen_fd) {
-        return std::nullopt;
-      }
-    } else if (name == "--log-dir-fd") {
-      flags.log_dir_fd = parse_fd(value);
-      if (!flags.log_dir_fd) {
-        return std::nullopt;
-      }
     } else {
-      return std::nullopt;
+      ++i;
     }
+  }
+  if ((flags.listen_fd && !flags.listen_path.empty()) ||
+      (flags.log_dir_fd && !flags.log_dir.empty())) {
+    return std::nullopt;
   }
   return flags;
 }
@@ -139,25 +171,74 @@ void prepare_process() {
   }
 }
 
-// What is wrong, or empty.
-std::string take_descriptors(const Flags& flags, runbus::agent::Agent::Options& options) {
+std::string with_reason(const std::string& what) { return what + ": " + std::strerror(errno); }
+
+// What is wrong, or empty. `path`.ready is there when connections are taken.
+std::string listen_at(const std::string& path, UniqueFd& listen) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) {
+    return "--listen-path is over 107 bytes";
+  }
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  listen.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!listen || ::bind(listen.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      ::listen(listen.get(), kBacklog) != 0) {
+    return with_reason("cannot listen at " + path);
+  }
+  const UniqueFd ready(
+      ::open((path + ".ready").c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  return ready ? "" : with_reason("cannot make " + path + ".ready");
+}
+
+std::string take_listener(const Flags& flags, UniqueFd& listen) {
+  if (!flags.listen_path.empty()) {
+    return listen_at(flags.listen_path, listen);
+  }
   const int listen_fd = flags.listen_fd.value_or(kDefaultListenFd);
   if (is_listening(listen_fd)) {
     if (!make_private(listen_fd, true)) {
       return "cannot use descriptor " + std::to_string(listen_fd);
     }
-    options.listen.reset(listen_fd);
+    listen.reset(listen_fd);
   } else if (flags.listen_fd || !flags.stdio) {
     return "descriptor " + std::to_string(listen_fd) +
            " is no listening socket (--listen-fd N names one, --stdio does without)";
+  }
+  return "";
+}
+
+std::string take_log_directory(const Flags& flags, UniqueFd& directory) {
+  if (!flags.log_dir.empty()) {
+    directory.reset(::open(flags.log_dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    return directory ? "" : with_reason("--log-dir " + flags.log_dir);
   }
   if (flags.log_dir_fd) {
     if (!is_directory(*flags.log_dir_fd) || !make_private(*flags.log_dir_fd, false)) {
       return "--log-dir-fd " + std::to_string(*flags.log_dir_fd) + " is no directory";
     }
-    options.log_directory.reset(*flags.log_dir_fd);
+    directory.reset(*flags.log_dir_fd);
   }
   return "";
+}
+
+// What is wrong, or empty.
+std::string take_surroundings(const Flags& flags, runbus::agent::Agent::Options& options) {
+  std::string wrong;
+  if (flags.processes) {
+    wrong = runbus::agent::bound_processes(*flags.processes);
+  }
+  if (wrong.empty() && flags.users) {
+    wrong = runbus::agent::separate_users(flags.users->first, flags.users->second);
+  }
+  if (wrong.empty() && !flags.seccomp.empty()) {
+    wrong = runbus::agent::restrict_system_calls(flags.seccomp);
+  }
+  const runbus::agent::AsAgent owner;
+  if (wrong.empty()) {
+    wrong = take_listener(flags, options.listen);
+  }
+  return wrong.empty() ? take_log_directory(flags, options.log_directory) : wrong;
 }
 
 int run(const Flags& flags) {
@@ -165,7 +246,7 @@ int run(const Flags& flags) {
   runbus::agent::Agent::Options options;
   options.workspace = flags.workspace;
   options.log_space = flags.log_space.value_or(options.log_space);
-  if (const std::string wrong = take_descriptors(flags, options); !wrong.empty()) {
+  if (const std::string wrong = take_surroundings(flags, options); !wrong.empty()) {
     std::fprintf(stderr, "runbus-agent: %s\n", wrong.c_str());
     return 2;
   }

@@ -27,11 +27,14 @@ bool read_entry(int directory, const char* name, ProcessEntry& entry) {
   // The name in parentheses is the program's to choose: the last ")" ends it.
   const char* const after = std::strrchr(text.data(), ')');
   int parent = 0;
-  if (after == nullptr || std::sscanf(after + 1, " %c %d", &entry.state, &parent) != 2) {
+  int session = 0;
+  if (after == nullptr ||
+      std::sscanf(after + 1, " %c %d %*d %d", &entry.state, &parent, &session) != 3) {
     return false;
   }
   entry.pid = static_cast<pid_t>(std::strtol(name, nullptr, 10));
   entry.parent = parent;
+  entry.session = session;
   return true;
 }
 

@@ -15,7 +15,8 @@ namespace runbus::agent {
 struct ProcessEntry {
   pid_t pid = 0;
   pid_t parent = 0;
-  char state = '?';  // as in proc(5): R S D T t Z X
+  pid_t session = 0;  // setsid(2)
+  char state = '?';   // as in proc(5): R S D T t Z X
 
   bool gone() const { return state == 'Z' || state == 'X'; }
   bool frozen() const { return state == 'T' || state == 't'; }

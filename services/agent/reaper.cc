@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
@@ -37,6 +38,8 @@ sigset_t taken_signals() {
 
 Reaper::Reaper(EventLoop& loop, std::function<void()> on_terminate)
     : loop_(loop), on_terminate_(std::move(on_terminate)), timer_(loop) {
+  int subreaper = 0;
+  has_subreapers_ = ::prctl(PR_GET_CHILD_SUBREAPER, &subreaper, 0, 0, 0) == 0;
   const sigset_t set = taken_signals();
   if (::sigprocmask(SIG_BLOCK, &set, nullptr) != 0) {
     throw std::system_error(errno, std::generic_category(), "sigprocmask");
@@ -134,7 +137,10 @@ bool Reaper::adopt(pid_t helper, Run& run) {
 
 void Reaper::transfer(pid_t helper, Run& run) { helpers_.at(helper).run = &run; }
 
-void Reaper::set_program(pid_t helper, pid_t program) { helpers_.at(helper).program = program; }
+void Reaper::set_program(pid_t helper, pid_t program) {
+  Helper& entry = helpers_.at(helper);
+  entry.program = entry.session = program;
+}
 
 void Reaper::condemn(pid_t helper) {
   const auto found = helpers_.find(helper);
@@ -149,6 +155,13 @@ void Reaper::release(pid_t helper) {
   const auto found = helpers_.find(helper);
   if (found == helpers_.end()) {
     return;
+  }
+  if (!has_subreapers_) {
+    // It cannot know what it left.
+    ended_sessions_.insert(found->second.session);
+    strangers_ = true;
+    pause_ = std::chrono::milliseconds(0);
+    schedule();
   }
   if (found->second.reaped || found->second.handle) {
     helpers_.erase(found);
@@ -211,6 +224,23 @@ pid_t Reaper::owner_of(pid_t pid) const {
   return -1;
 }
 
+// The helper whose program's session an orphan is in; 0: none.
+pid_t Reaper::owner_of_orphan(pid_t session) const {
+  for (const auto& [pid, helper] : helpers_) {
+    if (!has_subreapers_ && helper.run != nullptr && helper.session == session) {
+      return pid;
+    }
+  }
+  return 0;
+}
+
+// Of a process below us and no helper: whether no run that goes on can have it.
+bool Reaper::is_stranger(const ProcessEntry& process) const {
+  return has_subreapers_ || ended_sessions_.contains(process.session) ||
+         std::all_of(helpers_.begin(), helpers_.end(),
+                     [](const auto& item) { return item.second.run == nullptr; });
+}
+
 bool Reaper::is_ours(pid_t pid) const {
   for (std::size_t steps = 0; pid > 0 && steps <= table_.size(); ++steps) {
     pid = table_.parent_of(pid);
@@ -225,13 +255,16 @@ Reaper::Targets Reaper::targets() {
   table_.read();
   Targets found;
   for (const ProcessEntry& process : table_.all()) {
-    const pid_t owner = process.gone() ? -1 : owner_of(process.pid);
+    pid_t owner = process.gone() ? -1 : owner_of(process.pid);
     if (owner < 0) {
       continue;
     }
+    if (owner == 0) {
+      owner = owner_of_orphan(process.session);
+    }
     const auto helper = helpers_.find(owner);
     if (helper == helpers_.end()) {
-      if (strangers_) {
+      if (strangers_ && is_stranger(process)) {
         found.processes.insert(process.pid);
         found.ownerless = true;
       }
@@ -283,6 +316,7 @@ void Reaper::look() {
   kill_stuck_helpers(left);
   if (!left.ownerless) {
     strangers_ = false;
+    ended_sessions_.clear();
     finish_swept();
   }
   schedule();

@@ -21,6 +21,10 @@ struct rusage;
 // run's processes are all stopped first (so that none forks on while others die) and then killed,
 // look by look at /proc, until the helper says that it has no child left. If a program kills its
 // helper, its processes become children of the agent: every child that is no helper is killed.
+//
+// Where the kernel has no child subreapers (gVisor), orphans become children of the agent as PID 1.
+// Those in the session (setsid) of a run's program are that run's, while it runs and when it has
+// ended; the others are killed when a run ends and no other runs.
 namespace runbus::agent {
 
 class Reaper {
@@ -66,6 +70,7 @@ class Reaper {
   struct Helper {
     Run* run = nullptr;  // null: released, only to be reaped
     pid_t program = 0;
+    pid_t session = 0;  // the program's, also after its end
     bool condemned = false;
     bool lost = false;
     bool reaped = false;
@@ -83,6 +88,8 @@ class Reaper {
   static bool has_ended(const Helper& helper);
   static void signal_helper(pid_t pid, const Helper& helper, int signal);
   pid_t owner_of(pid_t pid) const;
+  pid_t owner_of_orphan(pid_t session) const;
+  bool is_stranger(const ProcessEntry& process) const;
   bool is_ours(pid_t pid) const;
   void kill_stuck_helpers(const Targets& left);
   void on_signal();
@@ -102,7 +109,9 @@ class Reaper {
   std::chrono::milliseconds pause_{0};
   ProcessTable table_;
   std::map<pid_t, Helper> helpers_;
-  bool strangers_ = false;  // there may be children that are no helpers
+  bool has_subreapers_;
+  std::set<pid_t> ended_sessions_;  // of runs that ended since the last look, without subreapers
+  bool strangers_ = false;          // there may be children that are no helpers
 };
 
 }  // namespace runbus::agent

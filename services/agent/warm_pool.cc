@@ -1,6 +1,10 @@
 #include "services/agent/warm_pool.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 
 #include "services/agent/warm_interpreter.h"
 #include "services/agent/warm_node.h"
@@ -11,8 +15,13 @@ WarmPool::WarmPool(EventLoop& loop, Reaper& reaper) : loop_(loop), reaper_(reape
 
 WarmPool::~WarmPool() = default;
 
+// Spares are followed by descriptors of processes, which gVisor does not have.
+bool WarmPool::possible() {
+  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0))) || errno != ENOSYS;
+}
+
 std::unique_ptr<WarmSource> WarmPool::make(const v1::Warm& warm) {
-  if (warm.argv().empty()) {
+  if (warm.argv().empty() || !possible()) {
     return nullptr;
   }
   if (warm.name() == "python") {

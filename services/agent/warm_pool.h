@@ -43,6 +43,7 @@ class WarmPool : public WarmStarter {
 
  private:
   WarmSource* find(const std::string& name) const;
+  static bool possible();
   std::unique_ptr<WarmSource> make(const v1::Warm& warm);
 
   EventLoop& loop_;

@@ -26,6 +26,8 @@ bool in_container() {
          !read_small_file("/run/systemd/container").empty();
 }
 
+}  // namespace
+
 std::string last_lines(const std::string& log) {
   const std::string tail = log.size() > kLogTail ? log.substr(log.size() - kLogTail) : log;
   std::string text;
@@ -38,8 +40,6 @@ std::string last_lines(const std::string& log) {
   }
   return text;
 }
-
-}  // namespace
 
 Machine inspect_machine() {
   Machine machine;

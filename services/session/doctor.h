@@ -22,6 +22,9 @@ struct Machine {
 
 Machine inspect_machine();
 
+// The end of what a sandbox and its tools wrote, on one line.
+std::string last_lines(const std::string& log);
+
 // "bwrap is not installed: …" with the package to install.
 std::string missing_program(const std::string& program, const std::string& package);
 

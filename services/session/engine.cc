@@ -1,15 +1,25 @@
 #include "services/session/engine.h"
 
+#include <filesystem>
+
 #include "services/session/bubblewrap_engine.h"
 #include "services/session/doctor.h"
 #include "services/session/oci_engine.h"
 #include "services/session/process_engine.h"
+#include "services/session/runsc_engine.h"
 
 namespace runbus::session {
 namespace {
 
+std::unique_ptr<Engine> oci_engine(const EngineOptions& options) {
+  if (std::filesystem::path(options.runtime).filename() == "runsc") {
+    return std::make_unique<RunscEngine>(options);
+  }
+  return std::make_unique<OciEngine>(options);
+}
+
 Result<std::unique_ptr<Engine>> first_that_works(const EngineOptions& options) {
-  std::unique_ptr<Engine> candidates[] = {std::make_unique<OciEngine>(options),
+  std::unique_ptr<Engine> candidates[] = {oci_engine(options),
                                           std::make_unique<BubblewrapEngine>(options)};
   std::string tried;
   for (std::unique_ptr<Engine>& engine : candidates) {
@@ -34,7 +44,7 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
     return first_that_works(options);
   }
   if (options.engine == "oci") {
-    return std::unique_ptr<Engine>(std::make_unique<OciEngine>(options));
+    return oci_engine(options);
   }
   if (options.engine == "bubblewrap") {
     return std::unique_ptr<Engine>(std::make_unique<BubblewrapEngine>(options));

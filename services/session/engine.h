@@ -35,13 +35,17 @@ struct Limits {
 
 struct SandboxSpec {
   std::string session_id;  // for people and logs; never a path by itself
-  std::string key;  // the sandbox's name on this host: lower-case hex and '-', at most 60 characters
+  std::string
+      key;  // the sandbox's name on this host: lower-case hex and '-', at most 60 characters
   std::string state_dir;  // host directory of this sandbox, 0700, made by the caller
   std::string workspace;  // host directory bound at /workspace, made by the caller
   std::string agent;      // host path of the static runbus-agent binary
-  // Further arguments: the engine itself passes --listen-fd 3 --log-dir-fd 4 --workspace PATH.
+  // Further arguments: the engine itself passes where the socket, the logs and the workspace are.
   std::vector<std::string> agent_args;
-  int listen_fd = -1;     // the agent's listening socket; the sandbox inherits it as descriptor 3
+  int listen_fd = -1;  // the agent's listening socket; the sandbox inherits it as descriptor 3
+  // The path at which that is bound: an engine whose sandboxes inherit nothing replaces it by a
+  // socket of the agent's own.
+  std::string listen_path;
   int log_dir_fd = -1;    // directory for the agent's spilled logs; inherited as descriptor 4
   std::uint32_t uid = 0;  // unprivileged host uid and gid for it; 0: choose as the engine can
   bool network = false;   // false: a network namespace with loopback alone
@@ -73,6 +77,12 @@ class Engine {
   virtual bool alive(const std::string& state_dir) = 0;
   virtual Result<void> pause(const std::string& state_dir) = 0;
   virtual Result<void> resume(const std::string& state_dir) = 0;
+  // Which limit ended the sandbox as a whole, with all that ran in it: "memory", or empty where
+  // that is not so or not known. After its end and before destroy().
+  virtual std::string ended_by(const std::string& state_dir) {
+    (void)state_dir;
+    return {};
+  }
   // Number of times the kernel killed for memory in this sandbox, by the cgroup's own counter; 0
   // where unknown.
   virtual std::uint64_t oom_kills(const std::string& state_dir) = 0;
@@ -83,7 +93,7 @@ class Engine {
 struct EngineOptions {
   std::string engine = "auto";
   bool insecure = false;
-  std::string runtime;  // of oci: "crun", "runc" or a path; empty: the first found
+  std::string runtime;  // of oci: "crun", "runc", "runsc" or a path; empty: crun, else runc
   std::string rootfs;   // an unpacked image; empty: read-only binds of the host's /usr and friends
   std::uint32_t first_uid = 200000;  // range of host uids for sessions, as root
   std::uint32_t uid_count = 10000;

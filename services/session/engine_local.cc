@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "services/session/doctor.h"
 #include "services/session/engine_uid.h"
 #include "services/session/rootfs.h"
 
@@ -42,22 +43,20 @@ UniqueFd detached(int folder) {
   return UniqueFd(::fcntl(folder, F_DUPFD_CLOEXEC, 3));
 }
 
-std::vector<std::string> agent_command(const SandboxSpec& spec, bool boundary) {
-  std::vector<std::string> command{boundary ? kAgentPath : spec.agent,
-                                   "--listen-fd",
-                                   "3",
-                                   "--log-dir-fd",
-                                   "4",
-                                   "--workspace",
-                                   boundary ? "/workspace" : spec.workspace};
-  command.insert(command.end(), spec.agent_args.begin(), spec.agent_args.end());
-  return command;
-}
-
 }  // namespace
 
 LocalEngine::LocalEngine(EngineOptions options)
     : options_(std::move(options)), room_(CgroupRoom::detect()), as_root_(::geteuid() == 0) {}
+
+std::vector<std::string> LocalEngine::agent_command(const SandboxSpec& spec) const {
+  return {is_boundary() ? kAgentPath : spec.agent,
+          "--listen-fd",
+          "3",
+          "--log-dir-fd",
+          "4",
+          "--workspace",
+          is_boundary() ? "/workspace" : spec.workspace};
+}
 
 std::vector<int> LocalEngine::Start::descriptors() const {
   return {-1, log.get(), log.get(), spec.listen_fd, log_dir.get()};
@@ -122,8 +121,9 @@ Result<void> LocalEngine::prepare(Start& start) {
       }
       start.image = std::move(*made);
     }
-    for (const int folder : {image ? -1 : start.workspace.get(), spec.log_dir_fd}) {
-      if (const Result<void> given = folder < 0 ? Result<void>() : hand_over(folder, start.uid);
+    for (const auto& [folder, owner] : {std::pair(image ? -1 : start.workspace.get(), start.uid),
+                                        std::pair(spec.log_dir_fd, log_owner(start))}) {
+      if (const Result<void> given = folder < 0 ? Result<void>() : hand_over(folder, owner);
           !given) {
         return given.error();
       }
@@ -132,9 +132,8 @@ Result<void> LocalEngine::prepare(Start& start) {
   if (spec.log_dir_fd >= 0) {
     start.log_dir = detached(spec.log_dir_fd);
   }
-  // The group holds the agent and the engine's monitor besides the session's own processes.
-  const Result<Cgroup> group =
-      room_.create(spec.key, {spec.limits.memory, spec.limits.processes + 2, spec.limits.cpus});
+  const Result<Cgroup> group = room_.create(
+      spec.key, {spec.limits.memory, host_tasks(spec.limits.processes), spec.limits.cpus});
   if (!group) {
     return group.error();
   }
@@ -197,18 +196,23 @@ Result<Sandbox> LocalEngine::create_with(const SandboxSpec& spec,
     done = begun.record();
   }
   if (!done) {
-    if (const Result<void> undone = destroy(spec.state_dir); !undone) {
-      Error error = done.error();
-      error.internal += "; undoing it: " + to_string(undone.error());
-      return error;
+    Error error = done.error();
+    if (const std::string said = last_lines(read_small_file(spec.state_dir + "/sandbox.log"));
+        !said.empty()) {
+      error.internal += "; the last words: " + said;
     }
-    return done.error();
+    if (const Result<void> undone = destroy(spec.state_dir); !undone) {
+      error.internal += "; undoing it: " + to_string(undone.error());
+    }
+    return error;
   }
   return Sandbox{spec.key, spec.state_dir, begun.state.first.pid};
 }
 
 Result<Sandbox> LocalEngine::create(const SandboxSpec& spec) {
-  return create_with(spec, agent_command(spec, is_boundary()));
+  std::vector<std::string> command = agent_command(spec);
+  command.insert(command.end(), spec.agent_args.begin(), spec.agent_args.end());
+  return create_with(spec, std::move(command));
 }
 
 Result<void> LocalEngine::destroy(const std::string& state_dir) {

@@ -58,6 +58,15 @@ class LocalEngine : public Engine {
   virtual std::string explain(const std::string& log) const = 0;
   // Whether sandboxes are namespaces of processes with a filter on system calls.
   virtual bool is_boundary() const { return true; }
+  // The agent's command line, without SandboxSpec::agent_args.
+  virtual std::vector<std::string> agent_command(const SandboxSpec& spec) const;
+  // Whose the folder of the agent's logs is.
+  virtual std::uint32_t log_owner(const Start& start) const { return start.uid; }
+  // Tasks of the host that a sandbox of so many processes may have: the agent and the engine's
+  // monitor besides.
+  virtual std::uint32_t host_tasks(std::uint32_t processes) const { return processes + 2; }
+  // What is wrong with what the trial sandbox's shell wrote; empty: nothing.
+  virtual std::string check_probe_output(const std::string& log) const;
   // Runs after the processes have ended, before the cgroup goes.
   virtual void clean_up(const EngineState& state) { (void)state; }
 
@@ -74,7 +83,6 @@ class LocalEngine : public Engine {
   Result<void> prepare(Start& start);
   Result<Sandbox> create_with(const SandboxSpec& spec, std::vector<std::string> command);
   void fill_enforced(Probe& probe);
-  std::string check_probe_output(const std::string& log) const;
   // Why workspaces are not images here; empty: they are.
   const std::string& image_problem();
   std::string try_image() const;

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,11 +15,14 @@
 
 #include "proto/support/id.h"
 #include "proto/support/log.h"
+#include "runbus/v1/agent.pb.h"
 #include "services/log/stored_log.h"
 #include "services/session/remove_tree.h"
 
 namespace runbus::session {
 namespace {
+
+namespace agent_v1 = ::runbus::v1::agent;
 
 // A folder with more than that was not written by an agent of ours.
 constexpr std::size_t kMaxNames = 2 * log::StoredLog::kMaxSegments;
@@ -80,10 +84,38 @@ struct Found {
   std::uint64_t bytes = 0;
 };
 
-std::optional<Found> look_at(int log_folder, const std::string& name) {
+// Says of an execution that has no end that all of its sandbox was killed at this limit.
+void note_end(int folder, const std::string& name, const std::string& limit) {
+  agent_v1::Listing::Entry entry;
+  const UniqueFd own(::openat(folder, ".", kFolder));
+  const auto stored = log::StoredLog::open(UniqueFd(::fcntl(own.get(), F_DUPFD_CLOEXEC, 3)));
+  if (!stored || stored->end() || !entry.ParseFromString(stored->head())) {
+    return;
+  }
+  agent_v1::Exited exited;
+  exited.set_execution_id(name);
+  exited.set_signal(SIGKILL);
+  exited.set_limit(limit);
+  exited.set_end_offset(stored->end_offset());
+  exited.set_tag(entry.tag());
+  exited.set_started_ms(entry.started_ms());
+  exited.set_ended_ms(static_cast<std::uint64_t>(now_ms()));
+  exited.set_wall_us((exited.ended_ms() - std::min(exited.ended_ms(), entry.started_ms())) * 1000);
+  const std::string text = exited.SerializeAsString();
+  const UniqueFd file(
+      ::openat(folder, "end", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    spdlog::warn("noting how an execution ended: {}", std::strerror(errno));
+  }
+}
+
+std::optional<Found> look_at(int log_folder, const std::string& name, const std::string& ended_by) {
   Found found{name, UniqueFd(::openat(log_folder, name.c_str(), kFolder)), now_ms(), 0};
   if (!is_valid_id(name) || !found.folder) {
     return std::nullopt;
+  }
+  if (!ended_by.empty()) {
+    note_end(found.folder.get(), name, ended_by);
   }
   struct stat status {};
   if (::fstatat(found.folder.get(), "end", &status, AT_SYMLINK_NOFOLLOW) == 0) {
@@ -120,14 +152,14 @@ Result<void> LogStore::prepare() const {
 }
 
 void LogStore::keep(const std::string& key, const std::string& session_id,
-                    const std::string& log_folder) const {
+                    const std::string& log_folder, const std::string& ended_by) const {
   const UniqueFd from(::open(log_folder.c_str(), kFolder));
   std::vector<Found> all;
   for (const std::string& name : from ? names_in(from.get()) : std::vector<std::string>()) {
     if (all.size() >= 2 * kMaxPerSession) {
       break;
     }
-    if (auto found = look_at(from.get(), name)) {
+    if (auto found = look_at(from.get(), name, ended_by)) {
       all.push_back(std::move(*found));
     }
   }

@@ -28,8 +28,10 @@ class LogStore {
 
   // Takes over what is in the log folder of a sandbox that has been destroyed; its lock is held.
   // What is over the bounds stays there, the oldest first. `session_id` may be empty: not known.
-  void keep(const std::string& key, const std::string& session_id,
-            const std::string& log_folder) const;
+  // `ended_by`: the limit at which the kernel killed all of the sandbox, which is then the end of
+  // every execution that has none; empty: it was something else.
+  void keep(const std::string& key, const std::string& session_id, const std::string& log_folder,
+            const std::string& ended_by) const;
 
   // The sessions of which something is kept, as far as their ids are known.
   std::vector<std::string> sessions() const;

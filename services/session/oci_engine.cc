@@ -24,23 +24,6 @@ Error errno_error(const std::string& what) {
   return make_error(ErrorCode::kInternal, {}, what + ": " + std::strerror(errno));
 }
 
-Result<void> make_folder(const std::string& path) {
-  if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) {
-    return errno_error("mkdir " + path);
-  }
-  return {};
-}
-
-Result<void> write_text(const std::string& path, const std::string& content) {
-  const UniqueFd file(
-      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
-  if (!file ||
-      ::write(file.get(), content.data(), content.size()) != static_cast<ssize_t>(content.size())) {
-    return errno_error("writing " + path);
-  }
-  return {};
-}
-
 std::string first_runtime() {
   for (const char* name : {"crun", "runc"}) {
     if (std::string path = find_program(name); !path.empty()) {
@@ -50,9 +33,9 @@ std::string first_runtime() {
   return {};
 }
 
-std::string id_of(const EngineState& state) { return "runbus-" + state.key; }
-
 }  // namespace
+
+std::string OciEngine::id_of(const EngineState& state) { return "runbus-" + state.key; }
 
 OciEngine::OciEngine(EngineOptions chosen) : LocalEngine(std::move(chosen)) {
   program_ = options().runtime.empty() ? first_runtime() : find_program(options().runtime);
@@ -63,10 +46,6 @@ OciEngine::OciEngine(EngineOptions chosen) : LocalEngine(std::move(chosen)) {
 }
 
 std::string OciEngine::missing() {
-  if (std::filesystem::path(options().runtime).filename() == "runsc") {
-    return "runsc cannot hand a sandbox the socket and the log folder that its agent needs (it has "
-           "no --preserve-fds): use crun or runc.";
-  }
   if (!program_.empty()) {
     return {};
   }
@@ -96,12 +75,10 @@ Result<std::string> OciEngine::make_bundle(const Start& start, Launch& launch) c
   if (!view) {
     return view.error();
   }
-  if (Result<void> made = make_folder(folder); !made) {
-    return made.error();
-  }
   Bundle bundle;
   bundle.command = start.command;
   bundle.as_root = as_root();
+  bundle.user = bundle.group = as_root() ? kSandboxUid : 0;
   bundle.limits = spec.limits;
   bundle.resource_limits = resource_limits(spec.limits);
   bundle.agent = spec.agent;
@@ -118,8 +95,8 @@ Result<std::string> OciEngine::make_bundle(const Start& start, Launch& launch) c
     // On a tmpfs in the runtime's own mount namespace: nothing to remove, and reachable for the
     // sandbox's root.
     const std::string stage = std::string(kRuntimeDir) + "/stage";
-    if (Result<void> made = make_folder(stage); !made) {
-      return made.error();
+    if (::mkdir(stage.c_str(), 0755) != 0 && errno != EEXIST) {
+      return errno_error("mkdir " + stage);
     }
     bundle.rootfs = stage + "/rootfs";
     bundle.generated = stage + "/files";
@@ -138,6 +115,9 @@ Result<std::string> OciEngine::make_bundle(const Start& start, Launch& launch) c
     launch.mounts.insert(launch.mounts.end(), points.begin(), points.end());
     launch.new_network = !spec.network;
   } else {
+    if (::mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST) {
+      return errno_error("mkdir " + folder);
+    }
     bundle.rootfs = folder + "/rootfs";
     bundle.generated = folder + "/files";
     bundle.workspace = spec.workspace;
@@ -155,7 +135,7 @@ Result<std::string> OciEngine::make_bundle(const Start& start, Launch& launch) c
   if (!crun_) {
     bundle.cgroup = start.state.cgroup.version == 0 ? std::string() : "/runbus/" + spec.key;
   }
-  const Result<void> written = write_text(folder + "/config.json", bundle_config(bundle));
+  const Result<void> written = write_bundle(bundle, folder);
   return written ? Result<std::string>(folder) : Result<std::string>(written.error());
 }
 
@@ -177,6 +157,21 @@ Result<void> OciEngine::start(Start& start) {
   launch.environment = sandbox_environment();
   launch.descriptors = start.descriptors();
   launch.cgroups = start.join_descriptors();
+  const UniqueFd sealed = sealed_ ? sealed_->open() : UniqueFd();
+  if (sealed) {
+    launch.argv[0] = "/proc/self/fd/" + std::to_string(launch.descriptors.size());
+    launch.descriptors.push_back(sealed.get());
+  }
+
+  const Deadline deadline = std::chrono::steady_clock::now() + kStartBound;
+  if (Result<void> ran = run_runtime(start, launch, pid_file, deadline); !ran) {
+    return ran;
+  }
+  return await_exec(start, deadline);  // crun returns a moment before it
+}
+
+Result<void> OciEngine::run_runtime(Start& start, Launch& launch, const std::string& pid_file,
+                                    Deadline deadline) const {
   // crun gives the sandbox's stdin to the sandbox's user: were it /dev/null, the host's would
   // change hands.
   int input[2];
@@ -186,12 +181,6 @@ Result<void> OciEngine::start(Start& start) {
   const UniqueFd input_read(input[0]);
   ::close(input[1]);
   launch.descriptors[0] = input_read.get();
-  const UniqueFd sealed = sealed_ ? sealed_->open() : UniqueFd();
-  if (sealed) {
-    launch.argv[0] = "/proc/self/fd/" + std::to_string(launch.descriptors.size());
-    launch.descriptors.push_back(sealed.get());
-  }
-
   const Result<ProcessId> runtime = start_program(launch, [&start](ProcessId process) {
     start.state.monitor = process;
     return start.record();
@@ -199,7 +188,6 @@ Result<void> OciEngine::start(Start& start) {
   if (!runtime) {
     return runtime.error();
   }
-  const Deadline deadline = std::chrono::steady_clock::now() + kStartBound;
   if (!runtime->wait(deadline)) {
     return make_error(ErrorCode::kTimeout, "the sandbox did not start in time");
   }
@@ -209,17 +197,26 @@ Result<void> OciEngine::start(Start& start) {
     return make_error(ErrorCode::kInternal, {}, program_ + " did not start the sandbox");
   }
   start.state.first = ProcessId::of(pid);
-  return await_exec(start, deadline);  // crun returns a moment before it
+  return {};
+}
+
+// The kernel kills what it takes for a program and is a part of gVisor, which ends without it.
+// Here, since whoever tidies up has no setting of the runtime.
+std::string OciEngine::ended_by(const std::string& state_dir) {
+  const Result<EngineState> state = EngineState::load(state_dir);
+  return state && state->runtime.ends_with("/runsc") && state->cgroup.oom_kills() > 0 ? "memory"
+                                                                                      : "";
 }
 
 void OciEngine::clean_up(const EngineState& state) {
   if (state.runtime.empty()) {
     return;
   }
-  if (state.runtime.ends_with("/crun")) {
-    // All that "crun delete" has left to do: the cgroups are ours and the processes have ended.
+  if (state.runtime.ends_with("/crun") || state.runtime.ends_with("/runsc")) {
+    // All that "delete" has left to do: the cgroups are ours and the processes have ended.
     std::error_code failure;
-    std::filesystem::remove_all(state.runtime_root + "/" + id_of(state), failure);
+    const bool shared = state.runtime.ends_with("/crun");  // with other sandboxes
+    std::filesystem::remove_all(state.runtime_root + (shared ? "/" + id_of(state) : ""), failure);
     if (!failure) {
       return;
     }

@@ -1,11 +1,14 @@
 #include "services/session/oci_engine_bundle.h"
 
+#include <fcntl.h>
 #include <rapidjson/stringbuffer.h>
 #include <rapidjson/writer.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <set>
 
 #include "proto/wire/transcoder.h"
@@ -49,22 +52,24 @@ const char* limit_name(int resource) {
 }
 
 void write_process(Writer& writer, const Bundle& bundle) {
-  const std::uint64_t id = bundle.as_root ? kSandboxUid : 0;
   writer.Key("process");
   writer.StartObject();
   writer.Key("terminal");
   writer.Bool(false);
   writer.Key("user");
   writer.StartObject();
-  number(writer, "uid", id);
-  number(writer, "gid", id);
+  number(writer, "uid", bundle.user);
+  number(writer, "gid", bundle.group);
   writer.EndObject();
   texts(writer, "args", bundle.command);
   texts(writer, "env", sandbox_environment());
   text(writer, "cwd", "/workspace");
   writer.Key("capabilities");
   writer.StartObject();
-  for (const char* set : {"bounding", "effective", "permitted", "inheritable", "ambient"}) {
+  for (const char* set : {"bounding", "effective", "permitted"}) {
+    texts(writer, set, bundle.capabilities);
+  }
+  for (const char* set : {"inheritable", "ambient"}) {
     texts(writer, set, {});
   }
   writer.EndObject();
@@ -100,12 +105,15 @@ void write_mounts(Writer& writer, const Bundle& bundle) {
   writer.Key("mounts");
   writer.StartArray();
   write_mount(writer, "/proc", "proc", "proc", {"nosuid", "noexec", "nodev"});
-  write_mount(writer, "/dev", "tmpfs", "tmpfs", {"nosuid", "noexec", "mode=755", "size=64k", "ro"});
-  write_mount(writer, "/dev/pts", "devpts", "devpts",
-              {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"});
+  if (!bundle.own_kernel) {
+    write_mount(writer, "/dev", "tmpfs", "tmpfs",
+                {"nosuid", "noexec", "mode=755", "size=64k", "ro"});
+    write_mount(writer, "/dev/pts", "devpts", "devpts",
+                {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"});
+    write_mount(writer, "/dev/mqueue", "mqueue", "mqueue", {"nosuid", "nodev", "noexec"});
+  }
   write_mount(writer, "/dev/shm", "tmpfs", "tmpfs",
               {"nosuid", "nodev", "noexec", "mode=1777", size});
-  write_mount(writer, "/dev/mqueue", "mqueue", "mqueue", {"nosuid", "nodev", "noexec"});
   write_mount(writer, "/tmp", "tmpfs", "tmpfs", {"nosuid", "nodev", "mode=1777", size});
   for (const auto& [source, path] : bundle.view.binds) {
     write_mount(writer, path, "bind", source, read_only);
@@ -116,6 +124,9 @@ void write_mounts(Writer& writer, const Bundle& bundle) {
   }
   write_mount(writer, "/workspace", "bind", bundle.workspace, {"bind", "rw", "nosuid", "nodev"});
   write_mount(writer, kAgentPath, "bind", bundle.agent, {"bind", "ro", "nosuid", "nodev"});
+  for (const auto& [source, path] : bundle.writable) {
+    write_mount(writer, path, "bind", source, {"bind", "rw", "nosuid", "nodev", "noexec"});
+  }
   writer.EndArray();
 }
 
@@ -176,7 +187,10 @@ void write_linux(Writer& writer, const Bundle& bundle) {
   writer.StartObject();
   writer.Key("namespaces");
   writer.StartArray();
-  std::vector<std::string> namespaces{"user", "pid", "mount", "ipc", "uts", "cgroup"};
+  std::vector<std::string> namespaces{"pid", "mount", "ipc", "uts"};
+  if (!bundle.own_kernel) {
+    namespaces.insert(namespaces.end(), {"user", "cgroup"});
+  }
   if (bundle.new_network) {
     namespaces.emplace_back("network");
   }
@@ -186,6 +200,10 @@ void write_linux(Writer& writer, const Bundle& bundle) {
     writer.EndObject();
   }
   writer.EndArray();
+  if (bundle.own_kernel) {
+    writer.EndObject();
+    return;
+  }
   write_mapping(writer, "uidMappings", bundle);
   write_mapping(writer, "gidMappings", bundle);
   if (!bundle.cgroup.empty()) {
@@ -234,8 +252,24 @@ std::string bundle_config(const Bundle& bundle) {
   return {buffer.GetString(), buffer.GetSize()};
 }
 
+Result<void> write_bundle(const Bundle& bundle, const std::string& folder) {
+  const std::string config = bundle_config(bundle);
+  const std::string path = folder + "/config.json";
+  if (::mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST) {
+    return make_error(ErrorCode::kInternal, {}, "mkdir " + folder + ": " + std::strerror(errno));
+  }
+  const UniqueFd file(
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
+  if (!file ||
+      ::write(file.get(), config.data(), config.size()) != static_cast<ssize_t>(config.size())) {
+    return make_error(ErrorCode::kInternal, {}, "writing " + path + ": " + std::strerror(errno));
+  }
+  return {};
+}
+
 std::vector<MountStep> mount_points(const Rootfs& view, const std::string& folder,
-                                    const std::string& generated) {
+                                    const std::string& generated,
+                                    const std::vector<std::string>& further) {
   using Kind = MountStep::Kind;
   std::vector<MountStep> steps{{Kind::kDirectory, {}, folder}, {Kind::kDirectory, {}, generated}};
   for (std::size_t index = 0; index < view.files.size(); ++index) {
@@ -274,8 +308,11 @@ std::vector<MountStep> mount_points(const Rootfs& view, const std::string& folde
     }
   }
   make(kAgentPath, false);
-  if (!bound.contains("/etc")) {
-    for (const auto& [path, content] : view.files) {
+  for (const std::string& path : further) {
+    make(path, true);
+  }
+  for (const auto& [path, content] : view.files) {
+    if (!bound.contains("/etc") || !path.starts_with("/etc/")) {
       make(path, false);
     }
   }

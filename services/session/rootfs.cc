@@ -44,12 +44,15 @@ constexpr const char* kEtc[] = {
     "terminfo",
 };
 
-void add_generated(Rootfs& rootfs, bool network) {
+void add_generated(Rootfs& rootfs, bool network, unsigned user) {
+  const std::string id = std::to_string(user);
   rootfs.files.emplace_back("/etc/passwd",
                             "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
-                            "runbus:x:1000:1000:runbus:/workspace:/bin/bash\n"
-                            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
-  rootfs.files.emplace_back("/etc/group", "root:x:0:\nrunbus:x:1000:\nnogroup:x:65534:\n");
+                            "runbus:x:" +
+                                id + ":" + id +
+                                ":runbus:/workspace:/bin/bash\n"
+                                "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
+  rootfs.files.emplace_back("/etc/group", "root:x:0:\nrunbus:x:" + id + ":\nnogroup:x:65534:\n");
   rootfs.files.emplace_back("/etc/hosts", "127.0.0.1 localhost runbus\n::1 localhost\n");
   rootfs.files.emplace_back("/etc/hostname", "runbus\n");
   rootfs.files.emplace_back("/etc/nsswitch.conf",
@@ -72,7 +75,7 @@ void add_entry(Rootfs& rootfs, const std::string& host, const std::string& path)
   }
 }
 
-Rootfs of_host(bool network) {
+Rootfs of_host(bool network, unsigned user) {
   Rootfs rootfs;
   rootfs.binds.emplace_back("/usr", "/usr");
   for (const char* name : kTopLevel) {
@@ -84,11 +87,11 @@ Rootfs of_host(bool network) {
       rootfs.binds.emplace_back(path, path);  // a link (localtime) is followed by the bind
     }
   }
-  add_generated(rootfs, network);
+  add_generated(rootfs, network, user);
   return rootfs;
 }
 
-Result<Rootfs> of_image(const std::string& image, bool network) {
+Result<Rootfs> of_image(const std::string& image, bool network, unsigned user) {
   static constexpr const char* kOurs[] = {"proc", "sys", "dev", "tmp", "run", "workspace"};
   Rootfs rootfs;
   std::error_code error;
@@ -107,7 +110,7 @@ Result<Rootfs> of_image(const std::string& image, bool network) {
     }
   }
   Rootfs generated;
-  add_generated(generated, network);
+  add_generated(generated, network, user);
   // A file can only be laid over one that the image has: its /etc is read-only.
   const auto has = [&](const auto& entry) {
     return fs::is_regular_file(fs::symlink_status(image + entry.second, error));
@@ -124,11 +127,11 @@ Result<Rootfs> of_image(const std::string& image, bool network) {
 
 }  // namespace
 
-Result<Rootfs> describe_rootfs(const std::string& image, bool network) {
+Result<Rootfs> describe_rootfs(const std::string& image, bool network, unsigned user) {
   if (image.empty()) {
-    return of_host(network);
+    return of_host(network, user);
   }
-  return of_image(image, network);
+  return of_image(image, network, user);
 }
 
 std::vector<std::string> sandbox_environment() {

@@ -22,8 +22,9 @@ struct Rootfs {
 
 // The host's /usr and what of /etc programs need (no secrets: no shadow, no private keys, no host
 // names), or, when `image` is not empty, that folder's top level. `network`: with the host's
-// resolver. Fails when the image is not a folder that holds at least /usr or /bin.
-Result<Rootfs> describe_rootfs(const std::string& image, bool network);
+// resolver. `user`: the sandbox's, in /etc/passwd. Fails when the image is not a folder that holds
+// at least /usr or /bin.
+Result<Rootfs> describe_rootfs(const std::string& image, bool network, unsigned user = kSandboxUid);
 
 // PATH, HOME and the like for the agent.
 std::vector<std::string> sandbox_environment();

@@ -42,11 +42,12 @@ Result<void> SandboxKeeper::clear(const std::string& key) {
   if (!store_.exists(key)) {
     return {};
   }
+  const std::string limit = engine_.ended_by(store_.dir(key));
   if (auto destroyed = engine_.destroy(store_.dir(key)); !destroyed) {
     return destroyed;
   }
   const auto record = store_.load(key);
-  logs_.keep(key, record ? record->session_id : "", store_.log_dir(key));
+  logs_.keep(key, record ? record->session_id : "", store_.log_dir(key), limit);
   return store_.remove(key);
 }
 
@@ -142,7 +143,8 @@ Result<void> SandboxKeeper::start(const SandboxRecord& record, const std::string
   if (auto saved = store_.save(record); !saved) {
     return saved;
   }
-  auto listener = listen_unix(record.dir + "/agent.sock");
+  const std::string socket = record.dir + "/agent.sock";
+  auto listener = listen_unix(socket);
   if (!listener) {
     return listener.error();
   }
@@ -153,14 +155,15 @@ Result<void> SandboxKeeper::start(const SandboxRecord& record, const std::string
   }
   SandboxSpec spec;
   spec.session_id = record.session_id;
-  // Of this state directory alone: another one of the host may have a session of the same id, and the
-  // key names the cgroup and the container.
+  // Of this state directory alone: another one of the host may have a session of the same id, and
+  // the key names the cgroup and the container.
   spec.key = name + "-" + sha256_hex(std::filesystem::absolute(record.dir).string()).substr(0, 12);
   spec.state_dir = record.dir;
   spec.workspace = record.dir + "/workspace";
   spec.agent = options_.agent;
   spec.agent_args = {"--log-space", std::to_string(options_.log_space)};
   spec.listen_fd = listener->get();
+  spec.listen_path = socket;
   spec.log_dir_fd = log_dir.get();
   spec.network = record.network;
   spec.limits = record.limits;
@@ -181,8 +184,7 @@ std::string SandboxKeeper::kind_of(const SessionOptions& options) const {
   std::ostringstream kind;
   kind << engine_.name() << '|' << options_.made_of << '|' << options_.agent << '|'
        << options.network << '|' << limits.memory << '|' << limits.cpus << '|' << limits.processes
-       << '|' << limits.disk << '|' << limits.tmp
-       << '|' << options_.log_space;
+       << '|' << limits.disk << '|' << limits.tmp << '|' << options_.log_space;
   return kind.str();
 }
 
@@ -360,7 +362,7 @@ Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir) {
     if (auto ended = end(record); !ended) {
       return ended;
     }
-    logs.keep(key, record ? record->session_id : "", store.log_dir(key));
+    logs.keep(key, record ? record->session_id : "", store.log_dir(key), "");
     auto removed = store.remove(key);
     if (removed) {
       lock->forget();

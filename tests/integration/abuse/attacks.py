@@ -12,6 +12,8 @@ class Attack:
     name: str
     code: str
     control: bool = False
+    # Why it is no escape that gVisor (runsc) lets it through.
+    harmless_in_gvisor: str = ""
 
 
 PRELUDE = """
@@ -61,11 +63,24 @@ ATTACKS = [
     Attack("host file by /proc/self/root", "p = '/proc/self/root' + os.environ['HOST_FILE']\n" + read_file("P").replace("'P'", "p"), control=True),
     Attack("shadow", read_file("/etc/shadow")),
     Attack("memory of PID 1", read_file("/proc/1/mem")),
-    Attack("environment of PID 1", read_file("/proc/1/environ")),
+    Attack("environment of PID 1", read_file("/proc/1/environ"), harmless_in_gvisor="the agent has PATH and the like in it, no secret"),
     Attack(
         "descriptors of PID 1",
         "try:\n    names = os.listdir('/proc/1/fd')\n    [os.readlink('/proc/1/fd/' + n) for n in names]\n    escaped(str(names))\n"
         "except OSError as error:\n    held(str(error))\n",
+        harmless_in_gvisor="they are listed to everybody; what can be opened by them is the next attack",
+    ),
+    Attack(
+        "open the descriptors of PID 1",
+        "import stat\nseen = []\n"
+        "for number in range(64):\n"
+        "    for flags in (os.O_RDONLY, os.O_WRONLY):\n"
+        "        try:\n            fd = os.open(f'/proc/1/fd/{number}', flags | os.O_NONBLOCK)\n        except OSError:\n            continue\n"
+        "        mode = os.fstat(fd).st_mode\n"
+        "        where = os.readlink(f'/proc/self/fd/{fd}')\n"
+        "        if stat.S_ISSOCK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode) and where not in ('/proc', '/workspace'): escaped(where)\n"
+        "        seen.append(where)\n"
+        "held(str(seen))\n",
     ),
     Attack("root of PID 1", "try:\n    os.listdir('/proc/1/root/')\n    escaped('listed')\nexcept OSError as error:\n    held(str(error))\n"),
     Attack("ptrace PID 1", "got, error = syscall(101, 16, 1, 0, 0)\nrefused('PTRACE_ATTACH', got, error)"),
@@ -77,7 +92,7 @@ ATTACKS = [
         "local = IoVec(ctypes.addressof(buffer), 16); remote = IoVec(0x400000, 16)\n"
         "refused('process_vm_readv', *syscall(310, 1, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0))",
     ),
-    Attack("kill PID 1", "os.kill(1, signal.SIGTERM)\nos.kill(1, signal.SIGKILL)\nimport time; time.sleep(0.2)\nheld('PID 1 is there')"),
+    Attack("kill PID 1", "try:\n    os.kill(1, signal.SIGTERM)\n    os.kill(1, signal.SIGKILL)\nexcept OSError as error:\n    held(str(error))\nimport time; time.sleep(0.2)\nheld('PID 1 is there')"),
     forbidden("mount", 165, "ctypes.c_char_p(b'none')", "ctypes.c_char_p(b'/tmp')", "ctypes.c_char_p(b'tmpfs')", 0, 0),
     forbidden("unshare user", 272, CLONE_NEWUSER),
     forbidden("unshare mounts", 272, CLONE_NEWNS),
@@ -131,8 +146,8 @@ ATTACKS = [
     Attack("make a device", "import stat\ntry:\n    os.mknod('/tmp/mem', 0o600 | stat.S_IFCHR, os.makedev(1, 1)); escaped('mknod')\nexcept OSError as error:\n    held(str(error))\n"),
     Attack("overwrite the agent", "path = open('/proc/1/cmdline').read().split('\\0')[0]\ntry:\n    os.open(path, os.O_WRONLY); escaped(path)\nexcept OSError as error:\n    held(str(error))\n"),
     Attack("raise a hard limit", "import resource\ntry:\n    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)); escaped('raised')\nexcept (OSError, ValueError) as error:\n    held(str(error))\n"),
-    Attack("capabilities", "lines = {l.split()[0]: l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapEff', 'CapPrm', 'CapBnd', 'NoNewPrivs', 'Seccomp:'))}\n"
-           "held(str(lines)) if int(lines['CapEff:'], 16) == 0 and int(lines['CapPrm:'], 16) == 0 and lines['NoNewPrivs:'] == '1' and lines['Seccomp:'] == '2' else escaped(str(lines))"),
+    Attack("capabilities", "lines = {l.split()[0]: l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapEff', 'CapPrm', 'CapBnd', 'Seccomp:'))}\n"
+           "held(str(lines)) if int(lines['CapEff:'], 16) == 0 and int(lines['CapPrm:'], 16) == 0 and libc.prctl(39, 0, 0, 0, 0) == 1 and lines['Seccomp:'] == '2' else escaped(str(lines))"),
     Attack("push a character into a terminal", "import fcntl, pty\nmaster, slave = pty.openpty()\ntry:\n    fcntl.ioctl(slave, 0x5412, b'x'); escaped('TIOCSTI')\nexcept OSError as error:\n    held(str(error))\n"),
     Attack("other processes of the host", "pids = [int(p) for p in os.listdir('/proc') if p.isdigit()]\nescaped(str(pids)) if len(pids) > 12 or max(pids) > 10000 else held(str(pids))", control=True),
     Attack("be a worse choice of the OOM killer than the agent",

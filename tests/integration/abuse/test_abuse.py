@@ -13,7 +13,7 @@ from harness.client import Client
 from harness.system import System, as_user, binary, processes, wait_until
 
 # As whoever runs the tests, and as a user who has nothing.
-ENGINES = ["oci", "bubblewrap", "oci-rootless", "bubblewrap-rootless"]
+ENGINES = ["oci", "oci-runsc", "bubblewrap", "oci-rootless", "bubblewrap-rootless"]
 THROW_AWAY_UID = 64321
 
 
@@ -51,20 +51,23 @@ def bait():
 
 @pytest.fixture(scope="module", params=ENGINES)
 def confined(request):
-    engine, _, rootless = request.param.partition("-")
+    engine, _, variant = request.param.partition("-")
+    rootless = variant == "rootless"
     uid = THROW_AWAY_UID if rootless else None
     if rootless and os.geteuid() != 0:
         pytest.skip("SKIPPED: the tests run as an ordinary user already")
     if rootless and subprocess.run(as_user(uid, "test", "-x", binary("runbus")), check=False).returncode != 0:
         pytest.skip(f"SKIPPED: an ordinary user cannot reach {binary('runbus')}")
     try:
-        system = System("--engine", engine, uid=uid).start()
+        runtime = ["--runtime", variant] if variant and not rootless else []
+        system = System("--engine", engine, *runtime, uid=uid).start()
     except AssertionError as error:
         _, found, why = str(error).partition(f"the engine {engine} does not work here:")
         if found:
             pytest.skip(f"SKIPPED: {request.param}: {why.strip().splitlines()[0]}")
         raise
     system.ordinary = rootless or os.geteuid() != 0
+    system.runsc = variant == "runsc"
     try:
         yield system
     finally:
@@ -84,6 +87,8 @@ async def attack(system, attack, bait):
 
 @pytest.mark.parametrize("each", ATTACKS, ids=lambda each: each.name)
 async def test_attack_is_held(confined, bait, each):
+    if confined.runsc and each.harmless_in_gvisor:
+        pytest.skip(f"SKIPPED: gVisor lets this through: {each.harmless_in_gvisor}")
     result = await attack(confined, each, bait)
     # Killed for a forbidden system call is held as well.
     assert result["stdout"].startswith("HELD:") or result["signal"] in ("SIGSYS", "SIGTERM", "SIGKILL"), result
@@ -98,6 +103,8 @@ async def test_the_attack_works_without_a_boundary(unconfined, bait, each):
 
 @pytest.mark.parametrize("name,code", ALLOWED, ids=[name for name, _ in ALLOWED])
 async def test_still_works(confined, name, code):
+    if confined.runsc and name == "personality":
+        pytest.skip("SKIPPED: gVisor has no personality(2)")
     async with Client(confined) as client:
         result = await client.run(PRELUDE + code, config={"timeout": 60})
         assert result["stdout"].strip() == "WORKS", result
@@ -113,8 +120,9 @@ async def test_fork_bomb_is_bounded_and_cleaned(confined):
     code = f"import os, time\nn = 0\nwhile True:\n    try:\n        if os.fork() == 0:\n            os.execvp('sleep', ['sleep', '{mark}'])\n        n += 1\n    except OSError:\n        print(n, flush=True)\n        break\n"
     async with Client(confined) as client:
         result = await client.run(code, config={"timeout": 60})
-        assert result["exit_code"] == 0, result
-        assert int(result["stdout"]) < 260
+        # In gVisor so many processes take more memory than a session has.
+        assert result["exit_code"] == 0 or (confined.runsc and result["limit"] == "memory"), result
+        assert not result["stdout"] or int(result["stdout"]) < 260
         wait_until(lambda: not processes(lambda argv: argv[:2] == ["sleep", mark]), "the bomb is gone")
         await alive(client)
 
@@ -173,7 +181,9 @@ async def test_a_deep_tree_and_odd_names_are_removed(confined):
         session = (await client.call("session.open"))["session_id"]
         result = await client.run(code, config={"timeout": 100})
         # A quota that is measured takes a tree that it cannot see the bottom of for one that is too large.
-        assert result["stdout"] == "deep\n" or result["limit"] == "disk", result
+        # gVisor has a descriptor open for each folder on the way, and of those only so many.
+        few = confined.runsc and "Too many open files" in result["stderr"]
+        assert result["stdout"] == "deep\n" or result["limit"] == "disk" or few, result
         await client.call("session.close", {"session_id": session}, 120)
         sessions = (await client.call("session.list"))["sessions"]
         assert session not in [each["session_id"] for each in sessions]
@@ -190,6 +200,8 @@ async def test_a_deep_tree_and_odd_names_are_removed(confined):
 async def test_the_host_user_is_not_root_and_differs_by_session(confined):
     if confined.ordinary:
         pytest.skip("SKIPPED: an ordinary user has one uid")
+    if confined.runsc:
+        pytest.skip("SKIPPED: gVisor's programs are no processes of the host")
     uids = set()
     async with Client(confined) as one, Client(confined) as two:
         for client in (one, two):

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -106,7 +107,8 @@ class System:
     def __init__(self, *arguments, state_dir=None, environment=None, uid=None):
         self._own_state = state_dir is None
         self.state_dir = state_dir or tempfile.mkdtemp(prefix="runbus-test-")
-        self.arguments = arguments
+        # What the suite is run with besides, such as another engine.
+        self.arguments = [*arguments, *([] if "--engine" in arguments else shlex.split(os.environ.get("RUNBUS_TEST_UP", "")))]
         self.environment = environment
         self.uid = uid
         if uid is not None:

@@ -67,7 +67,8 @@ class AgentIn : public ::testing::TestWithParam<const char*> {
     }
   }
   // What `command` prints when the agent runs it.
-  static std::string run(const Session& session, const std::string& command) {
+  static std::string run(const Session& session, const std::string& command,
+                         const std::string& id = "e1") {
     Connection connection(session.connect());
     agent_v1::AgentRequest hello;
     hello.set_request_id(1);
@@ -76,7 +77,7 @@ class AgentIn : public ::testing::TestWithParam<const char*> {
     agent_v1::AgentRequest request;
     request.set_request_id(2);
     agent_v1::Spawn& spawn = *request.mutable_spawn();
-    spawn.set_execution_id("e1");
+    spawn.set_execution_id(id);
     agent_v1::Step& step = *spawn.add_steps();
     for (const char* word : {"/bin/sh", "-c", command.c_str()}) {
       step.add_argv(word);
@@ -85,7 +86,7 @@ class AgentIn : public ::testing::TestWithParam<const char*> {
     connection.send(request);
     request.Clear();
     request.set_request_id(3);
-    request.mutable_attach()->set_execution_id("e1");
+    request.mutable_attach()->set_execution_id(id);
     request.mutable_attach()->set_credit(1U << 20);
     connection.send(request);
     agent_v1::AgentReply reply;
@@ -104,7 +105,8 @@ class AgentIn : public ::testing::TestWithParam<const char*> {
     return output + "lost\n" + session.log();
   }
 };
-INSTANTIATE_TEST_SUITE_P(Engines, AgentIn, ::testing::Values("bubblewrap", "oci", "process"),
+INSTANTIATE_TEST_SUITE_P(Engines, AgentIn,
+                         ::testing::Values("bubblewrap", "oci", "runsc", "process"),
                          [](const auto& each) { return std::string(each.param); });
 
 TEST_P(AgentIn, RunsProgramsInTheWorkspace) {
@@ -121,11 +123,99 @@ TEST_P(AgentIn, ConfinesWhatItRuns) {
   Session session(GetParam(), RUNBUS_AGENT);
   std::filesystem::copy_file(RUNBUS_TEST_AGENT, session.spec().workspace + "/attacker");
   session.start();
+  if (std::string(GetParam()) == "runsc") {
+    GTEST_SKIP() << "what its kernel refuses it refuses in other words (tests/integration/abuse)";
+  }
   const std::string told = run(session, "./attacker attack calls; ./attacker attack useful");
   EXPECT_THAT(told, HasSubstr("denied device node"));
   EXPECT_THAT(told, HasSubstr("ok urandom"));
   EXPECT_THAT(told, Not(HasSubstr("ALLOWED")));
   EXPECT_THAT(told, Not(HasSubstr("BROKEN")));
+}
+
+// A program may reach its own pipes through the agent's descriptors, where a kernel shows them;
+// what it prints by them is a record like any other.
+TEST_P(AgentIn, KeepsItsLogFromPrograms) {
+  Session session(GetParam(), RUNBUS_AGENT);
+  session.start();
+  const std::string log = session.state_dir() + "/log/";
+  EXPECT_THAT(run(session, "ls -d /run/runbus/log/* /run/runbus/socket/* 2>/dev/null; echo first"),
+              HasSubstr("first\nended"));
+  const std::string first = read_small_file(log + "e1/0");
+  EXPECT_THAT(first, HasSubstr("first"));
+  EXPECT_THAT(first, Not(HasSubstr("e1")));  // nothing was listed
+  const std::string told =
+      run(session, "for f in /proc/1/fd/*; do echo x >> $f; done 2>/dev/null; echo again", "e2");
+  EXPECT_THAT(told, HasSubstr("again\nended"));
+  EXPECT_EQ(first, read_small_file(log + "e1/0"));
+  std::string second = read_small_file(log + "e2/0");
+  for (const std::string& record : {std::string("\1\0\0\2x\n", 6), std::string("\2\0\0\2x\n", 6)}) {
+    for (std::size_t at = 0; (at = second.find(record)) != std::string::npos;) {
+      second.erase(at, record.size());
+    }
+  }
+  EXPECT_THAT(second, Not(HasSubstr("x")));
+}
+
+// gVisor's sandboxes, which differ in what they are made of (runsc_engine.h).
+class Runsc : public AgentIn {};
+INSTANTIATE_TEST_SUITE_P(Engines, Runsc, ::testing::Values("runsc"),
+                         [](const auto& each) { return std::string(each.param); });
+
+TEST_P(Runsc, KeepsTheSocketOutOfTheSandbox) {
+  Session session(GetParam(), RUNBUS_AGENT);
+  session.start();
+  EXPECT_FALSE(std::filesystem::exists(session.state_dir() + "/socket/agent.sock"));
+  EXPECT_TRUE(std::filesystem::is_socket(session.spec().listen_path));
+  EXPECT_THAT(run(session, "echo through"), HasSubstr("through\nended"));
+}
+
+TEST_P(Runsc, IsDestroyedWithAllItsProcessesAlsoWhilePaused) {
+  for (const bool paused : {false, true}) {
+    Session session(GetParam(), RUNBUS_AGENT);
+    session.start();
+    EXPECT_THAT(run(session, "true"), HasSubstr("ended"));
+    const Result<EngineState> state = EngineState::load(session.state_dir());
+    ASSERT_TRUE(state);
+    if (paused && probe_of(GetParam()).enforced.at("pause") == "cgroup") {
+      ASSERT_TRUE(session.engine().pause(session.state_dir()));
+    }
+    const Result<void> destroyed = session.engine().destroy(session.state_dir());
+    EXPECT_TRUE(destroyed) << to_string(destroyed.error());
+    EXPECT_FALSE(session.engine().alive(session.state_dir()));
+    EXPECT_FALSE(state->first.alive());
+    for (const std::string& folder : state->cgroup.folders) {
+      EXPECT_FALSE(std::filesystem::exists(folder)) << folder;
+    }
+    EXPECT_FALSE(std::filesystem::exists(state->runtime_root));
+    EXPECT_THAT(read_small_file("/proc/self/mountinfo"), Not(HasSubstr(session.state_dir())));
+    EXPECT_TRUE(session.engine().destroy(session.state_dir()));  // again: nothing to do
+  }
+}
+
+TEST_P(Runsc, IsFoundAndEndedByAnotherEngineObject) {
+  Session session(GetParam(), RUNBUS_AGENT);
+  session.start();
+  const auto later = testing::engine_of("oci");  // whoever tidies up has no setting of the runtime
+  EXPECT_TRUE(later->alive(session.state_dir()));
+  EXPECT_TRUE(later->destroy(session.state_dir()));
+  EXPECT_FALSE(session.engine().alive(session.state_dir()));
+  const Result<Sandbox> again = session.engine().create(session.spec());
+  ASSERT_TRUE(again) << to_string(again.error());  // and starts anew in the same place
+  EXPECT_THAT(run(session, "echo again"), HasSubstr("again\nended"));
+}
+
+TEST_P(Runsc, TellsThatMemoryEndedIt) {
+  if (probe_of(GetParam()).enforced.at("memory") != "cgroup") {
+    GTEST_SKIP() << "memory is not bounded here";
+  }
+  Session session(GetParam(), RUNBUS_AGENT);
+  session.spec().limits.memory = 128U << 20U;
+  session.start();
+  EXPECT_EQ("", session.engine().ended_by(session.state_dir()));
+  EXPECT_THAT(run(session, "exec head -c 1G /dev/zero | tail"), HasSubstr("lost"));
+  EXPECT_TRUE(testing::eventually([&] { return !session.engine().alive(session.state_dir()); }));
+  EXPECT_EQ("memory", session.engine().ended_by(session.state_dir()));
 }
 
 }  // namespace

@@ -28,13 +28,19 @@ inline std::string runtime_under_test() {
   return chosen == nullptr ? std::string() : std::string(chosen);
 }
 
+// `name` is that of an engine, or "runsc": the oci engine with that runtime.
+inline EngineOptions options_of(const std::string& name) {
+  EngineOptions options;
+  options.engine = name == "runsc" ? "oci" : name;
+  options.insecure = true;
+  options.runtime = name == "runsc" ? name : runtime_under_test();
+  return options;
+}
+
 inline const Probe& probe_of(const std::string& engine) {
   static std::map<std::string, Probe> probes;
   if (!probes.contains(engine)) {
-    EngineOptions options;
-    options.engine = engine;
-    options.insecure = true;
-    options.runtime = runtime_under_test();
+    const EngineOptions options = options_of(engine);
     auto made = make_engine(options);
     probes[engine] = made ? (*made)->probe() : Probe{};
   }
@@ -44,12 +50,9 @@ inline const Probe& probe_of(const std::string& engine) {
 // Most tests look into the workspace from outside, so it is a folder of the host.
 inline std::unique_ptr<Engine> engine_of(const std::string& name, const std::string& rootfs = {},
                                          const std::string& workspace_quota = "soft") {
-  EngineOptions options;
-  options.engine = name;
-  options.insecure = true;
+  EngineOptions options = options_of(name);
   options.rootfs = rootfs;
   options.workspace_quota = workspace_quota;
-  options.runtime = runtime_under_test();
   return std::move(make_engine(options).value());
 }
 
@@ -75,6 +78,7 @@ class Session {
     spec_.workspace = folder_ + "/workspace";
     spec_.agent = std::move(agent);
     spec_.listen_fd = listener_.get();
+    spec_.listen_path = folder_ + "/state/agent.sock";
     spec_.log_dir_fd = log_dir_.get();
   }
   Session(const Session&) = delete;

@@ -215,13 +215,15 @@ TEST(Doctor, SaysEachCauseInASentenceOfItsOwn) {
   EXPECT_THAT(missing_program("bwrap", "bubblewrap"), HasSubstr("apt-get install bubblewrap"));
 }
 
-TEST(Doctor, SaysThatRunscIsNoRuntimeForThis) {
-  EngineOptions options;
-  options.engine = "oci";
-  options.runtime = "/opt/bin/runsc";
-  const Probe probe = make_engine(options).value()->probe();
-  EXPECT_FALSE(probe.works);
-  EXPECT_THAT(probe.why.at("works"), HasSubstr("use crun or runc"));
+TEST(Doctor, SaysThatARuntimeIsMissing) {
+  for (const char* runtime : {"/opt/bin/runsc", "no-such-runtime"}) {
+    EngineOptions options;
+    options.engine = "oci";
+    options.runtime = runtime;
+    const Probe probe = make_engine(options).value()->probe();
+    EXPECT_FALSE(probe.works);
+    EXPECT_THAT(probe.why.at("works"), HasSubstr(std::string(runtime) + " is not installed"));
+  }
 }
 
 TEST(Doctor, SaysWhatIsNotEnforcedAndWhy) {
