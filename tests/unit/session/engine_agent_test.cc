@@ -133,6 +133,21 @@ TEST_P(AgentIn, ConfinesWhatItRuns) {
   EXPECT_THAT(told, Not(HasSubstr("BROKEN")));
 }
 
+// Whether `segment` is made of whole records (services/log): stream, length in 3 bytes, bytes.
+bool is_records(const std::string& segment) {
+  std::size_t at = 0;
+  while (at + 4 <= segment.size()) {
+    const auto byte = [&](std::size_t index) {
+      return static_cast<std::size_t>(static_cast<unsigned char>(segment[at + index]));
+    };
+    if (byte(0) != 1 && byte(0) != 2) {
+      return false;
+    }
+    at += 4 + (byte(1) << 16U | byte(2) << 8U | byte(3));
+  }
+  return at == segment.size() && at > 0;
+}
+
 // A program may reach its own pipes through the agent's descriptors, where a kernel shows them;
 // what it prints by them is a record like any other.
 TEST_P(AgentIn, KeepsItsLogFromPrograms) {
@@ -148,13 +163,7 @@ TEST_P(AgentIn, KeepsItsLogFromPrograms) {
       run(session, "for f in /proc/1/fd/*; do echo x >> $f; done 2>/dev/null; echo again", "e2");
   EXPECT_THAT(told, HasSubstr("again\nended"));
   EXPECT_EQ(first, read_small_file(log + "e1/0"));
-  std::string second = read_small_file(log + "e2/0");
-  for (const std::string& record : {std::string("\1\0\0\2x\n", 6), std::string("\2\0\0\2x\n", 6)}) {
-    for (std::size_t at = 0; (at = second.find(record)) != std::string::npos;) {
-      second.erase(at, record.size());
-    }
-  }
-  EXPECT_THAT(second, Not(HasSubstr("x")));
+  EXPECT_TRUE(is_records(read_small_file(log + "e2/0")));
 }
 
 // gVisor's sandboxes, which differ in what they are made of (runsc_engine.h).
