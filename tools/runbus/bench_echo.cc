@@ -75,13 +75,13 @@ BareZmq measure_bare_zmq(const Rig& rig) {
     }
   };
   std::vector<double> samples;
-  exchange(1, rig.rounds(500, 50), &samples);  // connected and warm
+  exchange(1, rig.rounds(200, 50), &samples);  // connected and warm
   samples.clear();
-  exchange(1, rig.rounds(5000, 500), &samples);
+  exchange(1, rig.rounds(1000, 300), &samples);
   BareZmq result;
   result.p50 = percentile(samples, 0.5);
   samples.clear();
-  const int count = rig.rounds(200'000, 20'000);
+  const int count = rig.rounds(40'000, 20'000);
   const auto start = BenchClock::now();
   exchange(kInFlight, count, &samples);
   result.per_second = count / seconds_since(start);
@@ -110,6 +110,51 @@ Rate measure_bare_websocket(const Rig& rig, int in_flight, int count, std::size_
   return measure(line.io, in_flight, count, begin);
 }
 
+namespace {
+
+// One of each for every round.
+struct EchoFigures {
+  std::vector<double> p50, p99, per_second, websocket_p50, websocket_p99, zmq_p50, zmq_per_second;
+};
+
+double median(const std::vector<double>& rounds) {
+  std::vector<double> sorted = rounds;
+  return percentile(sorted, 0.5);
+}
+
+void report(Rig& rig, const EchoFigures& figures) {
+  const double p50 = median(figures.p50);
+  const double parts = median(figures.websocket_p50) + median(figures.zmq_p50);
+  const double per_second = median(figures.per_second);
+  const double bare = median(figures.zmq_per_second);
+  rig.report.add({.what = "echo, 1 in flight, p50",
+                  .value = p50 * 1e6,
+                  .unit = "us",
+                  .baseline_name = "us bare WebSocket + bare ZeroMQ proxy",
+                  .baseline = parts * 1e6,
+                  .budget = "<= 1.3 x",
+                  .met = p50 <= 1.3 * parts});
+  rig.report.add({.what = "echo, 1 in flight, p99",
+                  .value = median(figures.p99) * 1e6,
+                  .unit = "us",
+                  .baseline_name = "us bare WebSocket p99",
+                  .baseline = median(figures.websocket_p99) * 1e6,
+                  .budget = {},
+                  .met = {}});
+  rig.report.add({.what = "echo, 64 in flight",
+                  .value = per_second,
+                  .unit = "calls/s",
+                  .baseline_name = "calls/s bare ZeroMQ proxy",
+                  .baseline = bare,
+                  .budget = ">= 0.35 x",
+                  .met = per_second >= 0.35 * bare});
+}
+
+}  // namespace
+
+// Rounds of short measurements by turns, and the median of each: where the kernel happens to put
+// two processes that talk to each other makes a factor of seven for the bare WebSocket, and stays
+// so as long as they live.
 void bench_echo(Rig& rig) {
   const std::string worker = program_directory() + "/runbus-example-echo";
   if (rig.broker.empty() || !std::filesystem::exists(worker)) {
@@ -133,34 +178,23 @@ void bench_echo(Rig& rig) {
       throw std::runtime_error("echo.say is not known to the gateway");
     }
   }
-  measure_calls(line, "echo.say", params, 1, rig.rounds(500, 50));
-  const Rate alone = measure_calls(line, "echo.say", params, 1, rig.rounds(5000, 300));
-  const Rate many = measure_calls(line, "echo.say", params, kInFlight, rig.rounds(100'000, 5000));
-
-  const Rate websocket = measure_bare_websocket(rig, 1, rig.rounds(5000, 300), params.size() + 60);
-  const BareZmq zmq = measure_bare_zmq(rig);
-  const double parts = websocket.p50 + zmq.p50;
-  rig.report.add({.what = "echo, 1 in flight, p50",
-                  .value = alone.p50 * 1e6,
-                  .unit = "us",
-                  .baseline_name = "us bare WebSocket + bare ZeroMQ proxy",
-                  .baseline = parts * 1e6,
-                  .budget = "<= 1.3 x",
-                  .met = alone.p50 <= 1.3 * parts});
-  rig.report.add({.what = "echo, 1 in flight, p99",
-                  .value = alone.p99 * 1e6,
-                  .unit = "us",
-                  .baseline_name = "us bare WebSocket p99",
-                  .baseline = websocket.p99 * 1e6,
-                  .budget = {},
-                  .met = {}});
-  rig.report.add({.what = "echo, 64 in flight",
-                  .value = many.per_second,
-                  .unit = "calls/s",
-                  .baseline_name = "calls/s bare ZeroMQ proxy",
-                  .baseline = zmq.per_second,
-                  .budget = ">= 0.35 x",
-                  .met = many.per_second >= 0.35 * zmq.per_second});
+  EchoFigures figures;
+  for (int round = 0; round < rig.rounds(7, 1); ++round) {
+    measure_calls(line, "echo.say", params, 1, rig.rounds(100, 50));
+    const Rate alone = measure_calls(line, "echo.say", params, 1, rig.rounds(1000, 300));
+    const Rate many = measure_calls(line, "echo.say", params, kInFlight, rig.rounds(20'000, 5000));
+    const Rate websocket =
+        measure_bare_websocket(rig, 1, rig.rounds(1000, 300), params.size() + 60);
+    const BareZmq zmq = measure_bare_zmq(rig);
+    figures.p50.push_back(alone.p50);
+    figures.p99.push_back(alone.p99);
+    figures.per_second.push_back(many.per_second);
+    figures.websocket_p50.push_back(websocket.p50);
+    figures.websocket_p99.push_back(websocket.p99);
+    figures.zmq_p50.push_back(zmq.p50);
+    figures.zmq_per_second.push_back(zmq.per_second);
+  }
+  report(rig, figures);
 }
 
 namespace {

@@ -1,18 +1,21 @@
 #include "services/session/log_store.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/stat.h>
 
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 
+#include "runbus/v1/agent.pb.h"
 #include "tests/unit/session/loop.h"
 
 namespace runbus::session {
 namespace {
 
 namespace fs = std::filesystem;
+namespace agent_v1 = ::runbus::v1::agent;
 
 class LogStoreTest : public ::testing::Test {
  protected:
@@ -44,7 +47,7 @@ class LogStoreTest : public ::testing::Test {
 TEST_F(LogStoreTest, TakesFoldersOverWithTheTimeOfTheirEnd) {
   execution("a", 100);
   execution("b", 5);
-  store_.keep("k", "session-k", from_);
+  store_.keep("k", "session-k", from_, "");
   EXPECT_EQ(kept(), (Names{"a", "b"}));
   EXPECT_TRUE(fs::is_empty(from_));
   EXPECT_TRUE(store_.has("k", "a"));
@@ -56,14 +59,41 @@ TEST_F(LogStoreTest, TakesFoldersOverWithTheTimeOfTheirEnd) {
   EXPECT_TRUE(fs::is_empty(directory_.path() + "/logs"));
 }
 
+TEST_F(LogStoreTest, NotesTheLimitThatEndedAllThatRan) {
+  execution("ended", 100);
+  agent_v1::Listing::Entry head;
+  head.set_execution_id("running");
+  head.set_started_ms(1000);
+  head.set_tag("tag");
+  fs::create_directories(from_ + "/running");
+  std::ofstream(from_ + "/running/head") << head.SerializeAsString();
+  std::ofstream(from_ + "/running/0").write("\1\0\0\2hi", 6);
+  fs::create_directories(from_ + "/odd");
+  fs::create_symlink("/nowhere", from_ + "/odd/head");
+  store_.keep("k", "session-k", from_, "memory");
+  std::ifstream file(directory_.path() + "/logs/k/running/end");
+  agent_v1::Exited exited;
+  ASSERT_TRUE(exited.ParseFromIstream(&file));
+  EXPECT_EQ(exited.execution_id(), "running");
+  EXPECT_EQ(exited.signal(), SIGKILL);
+  EXPECT_EQ(exited.limit(), "memory");
+  EXPECT_EQ(exited.end_offset(), 2);
+  EXPECT_EQ(exited.tag(), "tag");
+  EXPECT_GT(exited.ended_ms(), exited.started_ms());
+  std::ifstream old(directory_.path() + "/logs/k/ended/end");
+  std::string text;
+  old >> text;
+  EXPECT_EQ(text, "end");  // as it was
+}
+
 TEST_F(LogStoreTest, NamesTheSessionsOfWhichItKeepsSomething) {
   EXPECT_EQ(store_.sessions(), Names{});
   execution("a", 100);
-  store_.keep("k", "session-k", from_);
+  store_.keep("k", "session-k", from_, "");
   execution("b", 5);
-  store_.keep("j", "session-j", from_);
+  store_.keep("j", "session-j", from_, "");
   execution("c", 5);
-  store_.keep("i", "", from_);
+  store_.keep("i", "", from_, "");
   auto sessions = store_.sessions();
   std::sort(sessions.begin(), sessions.end());
   EXPECT_EQ(sessions, (Names{"session-j", "session-k"}));
@@ -75,7 +105,7 @@ TEST_F(LogStoreTest, NamesTheSessionsOfWhichItKeepsSomething) {
 
 TEST_F(LogStoreTest, AnEndInTheFutureIsNow) {
   execution("a", -1'000'000);
-  store_.keep("k", "session-k", from_);
+  store_.keep("k", "session-k", from_, "");
   const auto age =
       fs::file_time_type::clock::now() - fs::last_write_time(directory_.path() + "/logs/k/a");
   EXPECT_GT(age, std::chrono::seconds(-10));
@@ -83,10 +113,10 @@ TEST_F(LogStoreTest, AnEndInTheFutureIsNow) {
 
 TEST_F(LogStoreTest, ANewExecutionTakesThePlaceOfAnOldOneWithItsId) {
   execution("a", 100);
-  store_.keep("k", "session-k", from_);
+  store_.keep("k", "session-k", from_, "");
   execution("a", 5);
   std::ofstream(from_ + "/a/head") << "newer";
-  store_.keep("k", "session-k", from_);
+  store_.keep("k", "session-k", from_, "");
   std::string head;
   std::ifstream(directory_.path() + "/logs/k/a/head") >> head;
   EXPECT_EQ(head, "newer");
@@ -96,7 +126,7 @@ TEST_F(LogStoreTest, BeyondTheBoundsTheOldestGo) {
   for (int i = 0; i < 6; ++i) {
     execution("e" + std::to_string(i), 60 - i, 1'000'000);
   }
-  store_.keep("k", "session-k", from_);
+  store_.keep("k", "session-k", from_, "");
   store_.sweep({.bytes = 4'500'000});
   EXPECT_EQ(kept(), (Names{"e2", "e3", "e4", "e5"}));
   store_.sweep({.count = 2});
@@ -105,13 +135,13 @@ TEST_F(LogStoreTest, BeyondTheBoundsTheOldestGo) {
 
 TEST_F(LogStoreTest, OneSessionHasNoMoreThanItsShare) {
   execution("huge", 1, 2 * LogStore::kMaxSessionBytes);  // sparse
-  store_.keep("k", "session-k", from_);
+  store_.keep("k", "session-k", from_, "");
   EXPECT_EQ(kept(), Names{});
   fs::remove_all(from_);
   for (int i = 0; i < 300; ++i) {
     execution("e" + std::to_string(i), i);
   }
-  store_.keep("k", "session-k", from_);
+  store_.keep("k", "session-k", from_, "");
   EXPECT_EQ(kept().size(), LogStore::kMaxPerSession);
 }
 
@@ -123,11 +153,11 @@ TEST_F(LogStoreTest, WhatIsNoFolderOfAnExecutionIsLeft) {
   execution(".hidden", 1);
   execution("bad name", 1);
   execution("-x", 1);
-  store_.keep("k", "session-k", from_);
+  store_.keep("k", "session-k", from_, "");
   EXPECT_EQ(kept(), Names{});
-  store_.keep("k", "session-k", directory_.path() + "/nowhere");
+  store_.keep("k", "session-k", directory_.path() + "/nowhere", "");
   fs::create_directory_symlink("/etc", directory_.path() + "/etc");
-  store_.keep("k", "session-k", directory_.path() + "/etc");
+  store_.keep("k", "session-k", directory_.path() + "/etc", "");
   EXPECT_EQ(kept(), Names{});
 }
 
