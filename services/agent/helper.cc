@@ -36,7 +36,8 @@ void close_range(unsigned first, unsigned last) {
   }
 }
 
-void close_from(unsigned first) { close_range(first, ~0U); }
+// gVisor takes the numbers for signed ones.
+void close_from(unsigned first) { close_range(first, INT_MAX); }
 
 HelperReport make_report(HelperReport::Kind kind, int value) {
   HelperReport record;

@@ -401,12 +401,19 @@ bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
 }
 
 bool WarmInterpreter::wait_for_spare(SpareWait& wait, std::function<void()> go) {
-  if (!up_ || has(State::kReady) || !(has(State::kMaking) || has(State::kIdle))) {
+  if (!up_ || has(State::kReady)) {
     return false;
   }
   while (has(State::kIdle)) {
     make_next(*std::find_if(slots_.begin(), slots_.end(),
                             [](const Slot& slot) { return slot.state == State::kIdle; }));
+  }
+  // Runs that came at once: one more costs less than a cold start, and goes when its run has ended.
+  if (waiting_.size() >= count(State::kMaking) && slots_.size() < kMostSlots) {
+    add_slot();
+  }
+  if (!has(State::kMaking)) {
+    return false;
   }
   wait.begin(waiting_, kWorthWaiting, std::move(go));
   return true;

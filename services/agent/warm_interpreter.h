@@ -33,6 +33,8 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   // slot makes its next.
   static constexpr std::size_t kSpares = 2;
   static constexpr std::size_t kIdleSpares = 1;
+  // With those for runs that wait.
+  static constexpr std::size_t kMostSlots = 4;
 
   WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm);
   ~WarmInterpreter() override;

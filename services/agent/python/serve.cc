@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <cstddef>
 #include <cstring>
 
@@ -164,7 +165,7 @@ void become_helper(int control) {
   ::sigfillset(&all);
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
   ::dup2(control, kControl);
-  close_range(kControl + 1, ~0U);
+  close_range(kControl + 1, INT_MAX);
 }
 
 void become_spare(int job, pid_t helper) {
@@ -177,7 +178,7 @@ void become_spare(int job, pid_t helper) {
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   close_range(kControl, static_cast<unsigned>(job) - 1);
-  close_range(static_cast<unsigned>(job) + 1, ~0U);
+  close_range(static_cast<unsigned>(job) + 1, INT_MAX);
 }
 
 // Returns in its spares, with the job's socket.
@@ -229,7 +230,7 @@ void take_descriptors(const int* descriptors) {
   if (::fchdir(descriptors[kDirectory]) != 0) {
     ::_exit(1);
   }
-  close_range(kDirectory, ~0U);
+  close_range(kDirectory, INT_MAX);
 }
 
 }  // namespace
