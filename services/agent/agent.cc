@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "services/agent/attachment.h"
+#include "services/agent/identity.h"
 
 namespace runbus::agent {
 namespace {
@@ -16,6 +17,8 @@ namespace {
 constexpr std::size_t kBufferSize = 256 * 1024;
 constexpr std::chrono::milliseconds kDefaultResultTtl{60'000};
 constexpr std::chrono::milliseconds kAcceptAgain{100};
+// Not beside a sandbox's first run.
+constexpr std::chrono::milliseconds kPrepareDelay{50};
 constexpr std::chrono::milliseconds kEndPatience{5'000};
 constexpr std::uint64_t kLongestMs = 365ULL * 24 * 3600 * 1000;
 
@@ -31,15 +34,17 @@ Agent::Agent(Options options)
       accept_again_(loop_),
       forget_timer_(loop_),
       idle_timer_(loop_),
+      prepare_timer_(loop_),
       buffer_(kBufferSize),
       most_log_space_(options.log_space),
       log_space_{.limit = options.log_space, .used = 0, .on_full = [this] { make_log_room(); }},
-      services_{loop_, reaper_, spawner_, buffer_, log_space_, log_directory_.get()},
+      services_{loop_, reaper_, spawner_, buffer_, log_space_, log_directory_.get(), next_log_},
       result_ttl_(kDefaultResultTtl) {
   if (listen_ &&
       !listen_watch_.open(loop_, listen_.get(), EPOLLIN, [this](std::uint32_t) { accept(); })) {
     throw std::system_error(errno, std::generic_category(), "listening socket");
   }
+  prepare_timer_.after(kPrepareDelay, [this] { prepare(); });
 }
 
 Agent::~Agent() = default;
@@ -250,6 +255,13 @@ void Agent::on_ended() {
     forget_old();
     update_idle();
   });
+  // When its end has been sent.
+  prepare_timer_.after(std::chrono::milliseconds(0), [this] { prepare(); });
+}
+
+void Agent::prepare() {
+  const AsAgent owner;
+  next_log_.make(log_directory_.get());
 }
 
 void Agent::attach(Connection& connection, std::uint64_t request_id, const v1::Attach& request) {

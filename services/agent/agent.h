@@ -55,6 +55,7 @@ class Agent final : public Connection::Owner {
   void on_started(const std::string& id, std::uint64_t connection_id, std::uint64_t request_id,
                   std::optional<Failure> failure);
   void on_ended();
+  void prepare();
   void attach(Connection& connection, std::uint64_t request_id, const v1::Attach& request);
   void credit(Connection& connection, std::uint64_t request_id, const v1::Credit& request);
   void input(Connection& connection, std::uint64_t request_id, const v1::Input& request,
@@ -84,10 +85,12 @@ class Agent final : public Connection::Owner {
   Spawner spawner_;
   UniqueFd listen_;
   UniqueFd log_directory_;
+  log::PreparedLog next_log_;
   Watch listen_watch_;
   Timer accept_again_;
   Timer forget_timer_;
   Timer idle_timer_;
+  Timer prepare_timer_;
   std::vector<char> buffer_;
   const std::uint64_t most_log_space_;
   log::LogSpace log_space_;

@@ -44,6 +44,7 @@ class Execution final : public Reaper::Run {
     std::span<char> buffer;  // for one read
     log::LogSpace& log_space;
     int log_directory = -1;  // -1: logs are in memory
+    log::PreparedLog& next_log;
   };
   struct Callbacks {
     // Once, if start() succeeded: the first program runs (or could not be found, which is its

@@ -143,7 +143,7 @@ void Execution::create_log() {
   head.set_tag(tag());
   head.set_started_ms(started_ms_);
   const AsAgent owner;
-  log_.create(services_.log_directory, id(), head.SerializeAsString());
+  log_.create(services_.log_directory, id(), head.SerializeAsString(), &services_.next_log);
 }
 
 void Execution::finish_log() {

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -151,6 +152,22 @@ void withdraw_from_oom_killer() {
   }
 }
 
+// Woken by a program that prints or ends, we are to run before it goes on: a kernel that knows
+// slices (Linux 6.12) lets the shorter one preempt. Programs do not inherit it.
+void prefer_short_turns() {
+  struct {
+    std::uint32_t size = 48;
+    std::uint32_t policy = 0;
+    std::uint64_t flags = 1;  // SCHED_FLAG_RESET_ON_FORK
+    std::int32_t nice = 0;
+    std::uint32_t priority = 0;
+    std::uint64_t runtime = 100'000;  // nanoseconds
+    std::uint64_t deadline = 0;
+    std::uint64_t period = 0;
+  } attributes;
+  ::syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
 void prepare_process() {
   withdraw_from_oom_killer();
   // Programs run with our uid: they may not read our memory or descriptors.
@@ -163,6 +180,7 @@ void prepare_process() {
   for (const int signal : {SIGPIPE, SIGXFSZ, SIGXCPU}) {
     ::signal(signal, SIG_IGN);
   }
+  prefer_short_turns();
   ::umask(022);
   rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {

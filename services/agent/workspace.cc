@@ -190,8 +190,10 @@ std::optional<Failure> Workspace::write_file(const std::string& path, std::uint3
   if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
     return invalid("not a regular file");
   }
-  if ((!append && status.st_size != 0 && ::ftruncate(file.get(), 0) != 0) ||
-      (mode != 0 && ::fchmod(file.get(), bits) != 0) || !write_all(file.get(), content)) {
+  // Cut to its size at the end: ext4 writes a file that was cut to nothing to the disk at close().
+  const bool is_longer = !append && status.st_size > static_cast<off_t>(content.size());
+  if ((mode != 0 && ::fchmod(file.get(), bits) != 0) || !write_all(file.get(), content) ||
+      (is_longer && ::ftruncate(file.get(), static_cast<off_t>(content.size())) != 0)) {
     return system_failure("cannot write the file", errno);
   }
   return std::nullopt;

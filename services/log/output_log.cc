@@ -12,32 +12,84 @@
 namespace runbus::log {
 namespace {
 
-bool write_file(int directory_fd, const std::string& path, std::string_view bytes) {
-  const UniqueFd file(::openat(directory_fd, path.c_str(),
-                               O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-  return file &&
-         ::write(file.get(), bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size());
+UniqueFd make_file(int directory_fd, const std::string& path) {
+  return UniqueFd(::openat(directory_fd, path.c_str(),
+                           O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+}
+
+bool write_all(int file, std::string_view bytes) {
+  return ::write(file, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size());
+}
+
+constexpr const char* kFirstSegment = "/0";
+constexpr const char* kHead = "/head";
+constexpr const char* kFreshEnd = "/end.new";
+constexpr const char* kEnd = "/end";
+
+void remove_files(int directory_fd, const std::string& name) {
+  for (const char* file : {kFirstSegment, kHead, kFreshEnd, kEnd}) {
+    ::unlinkat(directory_fd, (name + file).c_str(), 0);
+  }
+  ::unlinkat(directory_fd, name.c_str(), AT_REMOVEDIR);
 }
 
 }  // namespace
+
+bool PreparedLog::make(int directory_fd) {
+  if (is_ready() || directory_fd < 0) {
+    return is_ready();
+  }
+  const std::string name = kName;
+  remove_files(directory_fd, name);  // what an earlier process left
+  if (::mkdirat(directory_fd, kName, 0700) == 0) {
+    head_ = make_file(directory_fd, name + kHead);
+    segment_ = make_file(directory_fd, name + kFirstSegment);
+    end_ = make_file(directory_fd, name + kFreshEnd);
+  }
+  if (!head_ || !segment_) {
+    end_.reset();
+  }
+  return is_ready();
+}
 
 OutputLog::OutputLog(std::uint64_t size, LogSpace& space)
     : size_(std::max(size, kMinSize)), space_(space) {}
 
 OutputLog::~OutputLog() { space_.used -= taken_; }
 
-bool OutputLog::create(int directory_fd, const std::string& name, std::string_view head) {
-  if (directory_fd < 0 || ::mkdirat(directory_fd, name.c_str(), 0700) != 0) {
-    return false;
-  }
+bool OutputLog::create(int directory_fd, const std::string& name, std::string_view head,
+                       PreparedLog* prepared) {
   directory_fd_ = directory_fd;
   name_ = name;
+  if (prepared != nullptr && prepared->is_ready() && take(*prepared, head)) {
+    in_files_ = true;
+    return true;
+  }
+  if (directory_fd < 0 || ::mkdirat(directory_fd, name.c_str(), 0700) != 0) {
+    name_.clear();
+    return false;
+  }
   in_files_ = true;
-  if (!write_file(directory_fd, name + "/head", head)) {
+  const UniqueFd file = make_file(directory_fd, name + kHead);
+  if (!file || !write_all(file.get(), head)) {
     remove();
     return false;
   }
   return true;
+}
+
+// Its files are used up in any case.
+bool OutputLog::take(PreparedLog& prepared, std::string_view head) {
+  const UniqueFd head_file = std::move(prepared.head_);
+  first_file_ = std::move(prepared.segment_);
+  end_file_ = std::move(prepared.end_);
+  if (write_all(head_file.get(), head) &&
+      ::renameat(directory_fd_, PreparedLog::kName, directory_fd_, name_.c_str()) == 0) {
+    return true;
+  }
+  first_file_.reset();
+  end_file_.reset();
+  return false;
 }
 
 // A log that is partly in memory goes by the smaller bound.
@@ -115,6 +167,9 @@ int OutputLog::write_record(Segment& segment, int stream, std::string_view bytes
 }
 
 int OutputLog::write_to_file(Segment& segment, std::string_view head, std::string_view bytes) {
+  if (!file_ && segment.start == 0) {
+    file_ = std::move(first_file_);
+  }
   if (!file_) {
     file_.reset(::openat(directory_fd_, path(segment).c_str(),
                          O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
@@ -171,21 +226,21 @@ bool OutputLog::finish(std::string_view end) {
     return false;
   }
   // Whole or not at all, whenever this process is killed.
-  const std::string fresh = name_ + "/end.new";
-  return write_file(directory_fd_, fresh, end) &&
-         ::renameat(directory_fd_, fresh.c_str(), directory_fd_, (name_ + "/end").c_str()) == 0;
+  const std::string fresh = name_ + kFreshEnd;
+  const UniqueFd file = end_file_ ? std::move(end_file_) : make_file(directory_fd_, fresh);
+  return file && write_all(file.get(), end) &&
+         ::renameat(directory_fd_, fresh.c_str(), directory_fd_, (name_ + kEnd).c_str()) == 0;
 }
 
 void OutputLog::remove() {
   file_.reset();
+  first_file_.reset();
+  end_file_.reset();
   while (!segments_.empty()) {
     evict_first();
   }
   if (!name_.empty()) {
-    for (const char* file : {"/head", "/end.new", "/end"}) {
-      ::unlinkat(directory_fd_, (name_ + file).c_str(), 0);
-    }
-    ::unlinkat(directory_fd_, name_.c_str(), AT_REMOVEDIR);
+    remove_files(directory_fd_, name_);
   }
   name_.clear();
   in_files_ = false;

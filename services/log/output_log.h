@@ -31,6 +31,24 @@ struct LogSpace {
   std::function<void()> on_full;
 };
 
+// The folder of a log to come with its files, all empty, so that a log's beginning and end wait for
+// no folder or file to be made. One in a directory.
+class PreparedLog {
+ public:
+  // A name that no log has.
+  static constexpr const char* kName = ".next";
+
+  // Does nothing when it is there. False: it cannot be made.
+  bool make(int directory_fd);
+  bool is_ready() const { return static_cast<bool>(end_); }
+
+ private:
+  friend class OutputLog;
+  UniqueFd head_;
+  UniqueFd segment_;
+  UniqueFd end_;
+};
+
 class OutputLog {
  public:
   static constexpr std::uint64_t kMinSize = 64 * 1024;
@@ -46,9 +64,10 @@ class OutputLog {
   OutputLog(const OutputLog&) = delete;
   OutputLog& operator=(const OutputLog&) = delete;
 
-  // Makes the folder `name` in `directory_fd` (not owned; stays open) with `head`; before the first
-  // append. False: there is none, and the log stays in memory.
-  bool create(int directory_fd, const std::string& name, std::string_view head);
+  // Makes the folder `name` in `directory_fd` (not owned; stays open) with `head`, from `prepared`
+  // when that is ready; before the first append. False: there is none, and the log stays in memory.
+  bool create(int directory_fd, const std::string& name, std::string_view head,
+              PreparedLog* prepared = nullptr);
   void append(int stream, std::string_view bytes);
   // Nothing more comes. False: `end` could not be written.
   bool finish(std::string_view end);
@@ -76,6 +95,7 @@ class OutputLog {
     std::string memory;
   };
 
+  bool take(PreparedLog& prepared, std::string_view head);
   Segment& segment_with_room();
   std::size_t add_record(int stream, std::string_view bytes);
   // 0 or errno.
@@ -92,7 +112,9 @@ class OutputLog {
   int directory_fd_ = -1;
   std::string name_;
   bool in_files_ = false;
-  UniqueFd file_;  // of the last segment, if that is a file
+  UniqueFd file_;        // of the last segment, if that is a file
+  UniqueFd first_file_;  // of the first segment to come, and of `end`, where they were prepared
+  UniqueFd end_file_;
   std::deque<Segment> segments_;
   std::uint64_t end_ = 0;
   std::uint64_t taken_ = 0;
