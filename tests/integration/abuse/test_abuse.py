@@ -13,7 +13,7 @@ from harness.client import Client
 from harness.system import System, as_user, binary, processes, wait_until
 
 # As whoever runs the tests, and as a user who has nothing.
-ENGINES = ["oci", "oci-runsc", "bubblewrap", "oci-rootless", "bubblewrap-rootless"]
+ENGINES = ["oci", "oci-runc", "oci-runsc", "bubblewrap", "oci-rootless", "bubblewrap-rootless"]
 THROW_AWAY_UID = 64321
 
 
