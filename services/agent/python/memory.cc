@@ -21,6 +21,9 @@ constexpr std::size_t kPage = 4096;
 // Of Python's object allocator: since 3.10, and before.
 constexpr std::size_t kArenaSizes[] = {1 << 20, 256 << 10};
 constexpr std::size_t kMostArenas = 32 << 20;
+// Since Linux 5.14.
+constexpr int kPopulateRead = 22;
+constexpr int kPopulateWrite = 23;
 constexpr int kReadWrite = PROT_READ | PROT_WRITE;
 constexpr int kAnonymous = MAP_PRIVATE | MAP_ANONYMOUS;
 
@@ -145,6 +148,10 @@ namespace runbus::agent {
 
 void touch(const RunbusRange* ranges, std::uint64_t count) {
   for (std::uint64_t i = 0; i < count; ++i) {
+    const int advice = ranges[i].writable != 0 ? kPopulateWrite : kPopulateRead;
+    if (::madvise(at(ranges[i].start), ranges[i].size, advice) == 0) {
+      continue;
+    }
     for (std::uint64_t page = 0; page < ranges[i].size; page += kPage) {
       volatile char* const byte = at(ranges[i].start + page);
       const char value = *byte;
