@@ -159,7 +159,7 @@ void prefer_short_turns() {
     std::uint32_t size = 48;
     std::uint32_t policy = 0;
     std::uint64_t flags = 1;  // SCHED_FLAG_RESET_ON_FORK
-    std::int32_t nice = 0;
+    std::int32_t nice = ::getpriority(PRIO_PROCESS, 0);
     std::uint32_t priority = 0;
     std::uint64_t runtime = 100'000;  // nanoseconds
     std::uint64_t deadline = 0;

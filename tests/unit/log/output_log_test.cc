@@ -64,6 +64,51 @@ TEST_F(LogTest, RemovesItsFiles) {
   EXPECT_EQ(log.first_offset(), log.end_offset());
 }
 
+TEST_F(LogTest, FromAPreparedFolderIsAsAnyOther) {
+  PreparedLog prepared;
+  for (const std::uint64_t total : {0U, 5U, 3'000'000U}) {
+    ASSERT_TRUE(prepared.make(directory_.get()));
+    ASSERT_TRUE(prepared.make(directory_.get()));  // nothing to do
+    OutputLog log(2 << 20, space_);
+    ASSERT_TRUE(log.create(directory_.get(), "e", "the head", &prepared));
+    EXPECT_FALSE(prepared.is_ready());
+    EXPECT_FALSE(std::filesystem::exists(path_ + "/" + PreparedLog::kName));
+    fill(log, total);
+    EXPECT_EQ(stored()->head(), "the head");
+    EXPECT_EQ(stored()->end_offset(), total);
+    EXPECT_FALSE(stored()->end().has_value());
+    EXPECT_TRUE(log.finish("the end"));
+    auto reader = stored();
+    EXPECT_EQ(reader->end().value(), "the end");
+    EXPECT_EQ(reader->first_offset(), log.first_offset());
+    expect_intact(*reader);
+    expect_intact(log);
+    log.remove();
+    EXPECT_TRUE(std::filesystem::is_empty(path_));
+  }
+}
+
+TEST_F(LogTest, IsMadeAnewWhereAPreparedFolderIsOfNoUse) {
+  std::filesystem::create_directories(path_ + "/.next/odd");  // not ours to remove
+  PreparedLog prepared;
+  EXPECT_FALSE(prepared.make(directory_.get()));
+  EXPECT_FALSE(prepared.make(-1));
+  OutputLog without(1 << 20, space_);
+  ASSERT_TRUE(without.create(directory_.get(), "e", "h", &prepared));
+  std::filesystem::remove_all(path_ + "/.next");
+  // What an earlier process prepared is replaced.
+  ASSERT_TRUE(PreparedLog().make(directory_.get()));
+  ASSERT_TRUE(prepared.make(directory_.get()));
+  std::filesystem::create_directories(path_ + "/taken/by");
+  OutputLog taken(1 << 20, space_);
+  EXPECT_FALSE(taken.create(directory_.get(), "taken", "h", &prepared));
+  fill(taken, 1000);
+  expect_intact(taken);  // in memory
+  ASSERT_TRUE(prepared.make(directory_.get()));
+  OutputLog last(1 << 20, space_);
+  EXPECT_TRUE(last.create(directory_.get(), "last", "h", &prepared));
+}
+
 TEST_F(LogTest, WithoutADirectoryKeepsAMegabyte) {
   OutputLog log(64 << 20, space_);
   EXPECT_FALSE(log.create(-1, "e", "h"));
