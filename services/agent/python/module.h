@@ -34,6 +34,9 @@ struct RunbusMemory {
   std::uint64_t page_count;
 };
 
+// Gives it to the calling process.
+void runbus_prepare(const RunbusMemory* memory);
+
 // Serves the agent on the socket `control` (warm_interpreter.h). Returns in the spares alone, with
 // the socket on which the job will come. The interpreter's own work around fork(2) is done.
 int runbus_serve(int control, const RunbusMemory* memory);

@@ -194,9 +194,7 @@ int help(const RunbusMemory& memory) {
     }
     if (spare == 0) {
       become_spare(job, helper);
-      // What cannot be had now comes page by page later.
-      runbus_own(memory.blocks, memory.block_count);
-      touch(memory.pages, memory.page_count);
+      runbus_prepare(&memory);
       return job;
     }
     ::close(job);
@@ -237,6 +235,12 @@ void take_descriptors(const int* descriptors) {
 }  // namespace runbus::agent
 
 extern "C" {
+
+__attribute__((visibility("default"))) void runbus_prepare(const RunbusMemory* memory) {
+  // What cannot be had now comes page by page later.
+  runbus_own(memory->blocks, memory->block_count);
+  runbus::agent::touch(memory->pages, memory->page_count);
+}
 
 __attribute__((visibility("default"))) int runbus_serve(int control, const RunbusMemory* memory) {
   using namespace runbus::agent;
