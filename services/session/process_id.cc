@@ -43,9 +43,16 @@ int milliseconds_until(Deadline deadline) {
   return left.count() > 0 ? static_cast<int>(left.count()) + 1 : 0;
 }
 
-// Reaps `pid` when it is our child; a process of somebody else is left to its parent.
+bool has_ended(int pidfd) {
+  pollfd item{pidfd, POLLIN, 0};
+  return ::poll(&item, 1, 0) > 0;
+}
+
+// Reaps `pid`, which has ended, when it is our child; a process of somebody else is left to its
+// parent. With WNOHANG the kernel may say for a moment that it has not ended (seen with 6.18), and
+// then nobody asks again.
 void reap(pid_t pid) {
-  while (::waitpid(pid, nullptr, WNOHANG) < 0 && errno == EINTR) {
+  while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
   }
 }
 
@@ -82,11 +89,18 @@ bool ProcessId::alive() const {
   if (stat.start_time != start_time || start_time == 0) {
     return false;
   }
-  if (stat.state == 'Z' || stat.state == 'X') {
-    reap(pid);
-    return false;
+  if (stat.state != 'Z' && stat.state != 'X') {
+    return true;
   }
-  return true;
+  // Its first thread has ended; others may go on.
+  const UniqueFd fd = open();
+  if (fd && !has_ended(fd.get())) {
+    return true;
+  }
+  if (fd) {
+    reap(pid);
+  }
+  return false;
 }
 
 UniqueFd ProcessId::open() const {
