@@ -106,6 +106,7 @@ TEST_F(SupervisorTest, StartsAgainWhatWasKilledAndSaysSo) {
 TEST_F(SupervisorTest, WaitsLongerBeforeEachRestartOfWhatKeepsDying) {
   Supervisor supervisor(recorder());
   const std::string counter = directory_ / "count";
+  std::ofstream(counter).close();  // the waiter may look before the child has written
   ASSERT_TRUE(supervisor.start(
       child("a", "echo ready >&3\necho x >> " + counter + "\nsleep 0.05\nexit 1\n"), kBound));
   const ChildSpec waiter{
