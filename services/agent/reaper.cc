@@ -156,19 +156,23 @@ void Reaper::release(pid_t helper) {
   if (found == helpers_.end()) {
     return;
   }
-  if (!has_subreapers_) {
-    // It cannot know what it left.
-    ended_sessions_.insert(found->second.session);
-    strangers_ = true;
-    pause_ = std::chrono::milliseconds(0);
-    schedule();
-  }
+  note_orphans_of(found->second);
   if (found->second.reaped || found->second.handle) {
     helpers_.erase(found);
     return;
   }
   found->second.run = nullptr;
   found->second.condemned = false;
+}
+
+// Without subreapers a helper cannot know what it left, when its run ends.
+void Reaper::note_orphans_of(const Helper& helper) {
+  if (!has_subreapers_) {
+    ended_sessions_.insert(helper.session);
+    strangers_ = true;
+    pause_ = std::chrono::milliseconds(0);
+    schedule();
+  }
 }
 
 void Reaper::lost(pid_t helper) {
@@ -326,6 +330,7 @@ void Reaper::finish_swept() {
   std::vector<Run*> swept;
   for (auto entry = helpers_.begin(); entry != helpers_.end();) {
     if (entry->second.lost && has_ended(entry->second)) {
+      note_orphans_of(entry->second);
       swept.push_back(entry->second.run);
       entry = helpers_.erase(entry);
     } else {

@@ -100,6 +100,7 @@ class Reaper {
   Targets targets();
   void kill_targets();
   void finish_swept();
+  void note_orphans_of(const Helper& helper);
 
   EventLoop& loop_;
   std::function<void()> on_terminate_;
