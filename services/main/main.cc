@@ -21,7 +21,8 @@ void add_engine_flags(CLI::App& app, NodeFlags& flags) {
       ->capture_default_str();
   app.add_flag("--insecure", flags.engine.insecure,
                "Allow the engine \"process\", which is no boundary");
-  app.add_option("--runtime", flags.engine.runtime, "OCI runtime: crun, runc, runsc (gVisor) or a path to one");
+  app.add_option("--runtime", flags.engine.runtime,
+                 "OCI runtime: crun, runc, runsc (gVisor) or a path to one");
   app.add_option("--workspace-quota", flags.engine.workspace_quota,
                  "What bounds a workspace: loop (a file system of its own), soft (measured), none, "
                  "or auto: the first of loop and soft that works")

@@ -87,8 +87,7 @@ struct Found {
 // Says of an execution that has no end that all of its sandbox was killed at this limit.
 void note_end(int folder, const std::string& name, const std::string& limit) {
   agent_v1::Listing::Entry entry;
-  const UniqueFd own(::openat(folder, ".", kFolder));
-  const auto stored = log::StoredLog::open(UniqueFd(::fcntl(own.get(), F_DUPFD_CLOEXEC, 3)));
+  const auto stored = log::StoredLog::open(UniqueFd(::openat(folder, ".", kFolder)));
   if (!stored || stored->end() || !entry.ParseFromString(stored->head())) {
     return;
   }

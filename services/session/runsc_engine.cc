@@ -26,6 +26,7 @@ constexpr const char* kLogFolder = "/run/runbus/log";
 constexpr const char* kProcessGroup = "/run/runbus/cgroup";  // services/agent/identity.h
 constexpr const char* kSeccompFile = "/run/runbus/seccomp";
 constexpr const char* kSocketName = "agent.sock";
+constexpr const char* kReadySuffix = ".ready";  // services/agent/README.md, --listen-path
 
 Error errno_error(const std::string& what) {
   return make_error(ErrorCode::kInternal, {}, what + ": " + std::strerror(errno));
@@ -35,8 +36,8 @@ std::string socket_folder(const std::string& state_dir) { return state_dir + "/s
 
 // The folder in which the agent makes its socket, empty and its own.
 Result<void> make_socket_folder(const std::string& path, std::uint32_t owner) {
-  for (const char* name : {"agent.sock", "agent.sock.ready"}) {
-    ::unlink((path + "/" + name).c_str());
+  for (const char* suffix : {"", kReadySuffix}) {
+    ::unlink((path + "/" + kSocketName + suffix).c_str());
   }
   if ((::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) ||
       ::chown(path.c_str(), owner, owner) != 0) {
@@ -49,7 +50,7 @@ Result<void> make_socket_folder(const std::string& path, std::uint32_t owner) {
 class Readiness {
  public:
   explicit Readiness(std::string folder)
-      : ready_(std::move(folder) + "/" + kSocketName + ".ready"),
+      : ready_(std::move(folder) + "/" + kSocketName + kReadySuffix),
         events_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) {
     const std::string parent = ready_.substr(0, ready_.rfind('/'));
     if (events_ && ::inotify_add_watch(events_.get(), parent.c_str(), IN_CREATE) < 0) {

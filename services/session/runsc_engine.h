@@ -8,16 +8,14 @@
 namespace runbus::session {
 
 // Sandboxes by gVisor's runsc, which runs them on a kernel of its own: a program that takes over
-// its kernel has taken over a process of "nobody" that may make few system calls. As root. What
-// differs from the other runtimes:
-//   - It hands on no descriptor: the agent binds its socket in a folder of ours, from which it is
-//   moved
-//     to SandboxSpec::listen_path before any program runs; its log folder is mounted.
-//   - /proc shows a process's descriptors to everybody, so the agent and its programs are two
-//   users: the
-//     session's host uid, and the first id of the range for the agent (services/agent/identity.h).
-//   - The number of processes is bounded by gVisor. Memory and cpu are bounded by a cgroup around
-//     all of it, so running out of memory ends the sandbox, not one program.
+// its kernel has taken over a process of "nobody" that may make few system calls. As root.
+//
+// What differs from the other runtimes. It hands on no descriptor: the agent binds its socket in a
+// folder of ours, from which it is moved to SandboxSpec::listen_path before any program runs, and
+// its log folder is mounted. /proc shows a process's descriptors to everybody, so the agent and its
+// programs are two users: the session's host uid, and the first id of the range for the agent
+// (services/agent/identity.h). The number of processes is bounded by gVisor; memory and cpu by a
+// cgroup around all of it, so running out of memory ends the sandbox, not one program.
 class RunscEngine : public OciEngine {
  public:
   explicit RunscEngine(EngineOptions options) : OciEngine(std::move(options)) {}

@@ -58,7 +58,8 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
                     "Allow the engine `process`, which isolates nothing: for development");
   command->add_option("--engine", up.engine,
                       "Engine of the sandboxes (default: the best that works)");
-  command->add_option("--runtime", up.runtime, "OCI runtime: crun, runc, runsc (gVisor) or a path to one");
+  command->add_option("--runtime", up.runtime,
+                      "OCI runtime: crun, runc, runsc (gVisor) or a path to one");
   command->add_flag("--allow-network,!--no-allow-network", up.allow_network,
                     "Let clients ask for sessions with network access");
   command->add_flag("--require-limits,!--no-require-limits", up.require_limits,
@@ -139,7 +140,8 @@ CLI::App* add_doctor(CLI::App& app, DoctorOptions& doctor) {
   CLI::App* command = app.add_subcommand(
       "doctor", "Say what sandboxes this machine can make, and what they enforce");
   command->add_option("--engine", doctor.engine, "Look at this engine alone");
-  command->add_option("--runtime", doctor.runtime, "OCI runtime: crun, runc, runsc (gVisor) or a path to one");
+  command->add_option("--runtime", doctor.runtime,
+                      "OCI runtime: crun, runc, runsc (gVisor) or a path to one");
   command->add_flag("--insecure", doctor.insecure, "Consider the engine `process` too");
   command->add_flag("--json", doctor.json, "Print what the probe printed");
   return command;

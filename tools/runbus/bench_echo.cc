@@ -117,10 +117,7 @@ struct EchoFigures {
   std::vector<double> p50, p99, per_second, websocket_p50, websocket_p99, zmq_p50, zmq_per_second;
 };
 
-double median(const std::vector<double>& rounds) {
-  std::vector<double> sorted = rounds;
-  return percentile(sorted, 0.5);
-}
+double median(std::vector<double> rounds) { return percentile(rounds, 0.5); }
 
 void report(Rig& rig, const EchoFigures& figures) {
   const double p50 = median(figures.p50);
