@@ -108,9 +108,9 @@ std::string restrict_system_calls(const std::string& program_path) {
   return "";
 }
 
-std::string bound_processes(unsigned long count) {
-  const std::string group = std::string(kProcessGroup) + "/session";
-  if (::mount("none", kProcessGroup, "cgroup", 0, "pids") != 0 ||
+std::string bound_processes(std::uint64_t count, const std::string& folder) {
+  const std::string group = folder + "/session";
+  if (::mount("none", folder.c_str(), "cgroup", 0, "pids") != 0 ||
       ::mkdir(group.c_str(), 0755) != 0 ||
       !write_text(group + "/pids.max", std::to_string(count + 1)) ||
       !write_text(group + "/cgroup.procs", "0")) {

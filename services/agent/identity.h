@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <string>
 
 // Who the agent and its programs are, where a kernel does not keep one process of a user from
@@ -32,11 +33,8 @@ class AsAgent {
 // the sandbox's maker could not. What went wrong, or empty.
 std::string restrict_system_calls(const std::string& program_path);
 
-// At most `count` processes besides the agent, by a group of gVisor's pids controller mounted at
-// kProcessGroup; as root. What went wrong, or empty.
-std::string bound_processes(unsigned long count);
-
-// In the sandbox; an empty folder.
-constexpr const char* kProcessGroup = "/run/runbus/cgroup";
+// At most `count` processes besides the agent, by a group of gVisor's pids controller, which is
+// mounted at `folder`; as root. What went wrong, or empty.
+std::string bound_processes(std::uint64_t count, const std::string& folder);
 
 }  // namespace runbus::agent

@@ -30,7 +30,8 @@ constexpr int kBacklog = 64;
 constexpr char kUsage[] =
     "usage: runbus-agent [--listen-fd N | --listen-path PATH] [--log-dir-fd N | --log-dir DIR]\n"
     "                    [--log-space BYTES] [--workspace DIR] [--users AGENT:PROGRAMS]\n"
-    "                    [--processes COUNT] [--seccomp FILE] [--stdio] [--version]\n";
+    "                    [--processes COUNT --process-group DIR] [--seccomp FILE] [--stdio]\n"
+    "                    [--version]\n";
 
 struct Flags {
   std::optional<int> listen_fd;
@@ -41,6 +42,7 @@ struct Flags {
   std::string workspace = "/workspace";
   std::optional<std::pair<uid_t, uid_t>> users;  // the agent's own and the programs'
   std::optional<std::uint64_t> processes;
+  std::string process_group;
   std::string seccomp;
   bool stdio = false;
 };
@@ -78,6 +80,8 @@ bool take_flag(const std::string& name, const std::string& value, Flags& flags) 
     flags.workspace = value;
   } else if (name == "--listen-path") {
     flags.listen_path = value;
+  } else if (name == "--process-group") {
+    flags.process_group = value;
   } else if (name == "--seccomp") {
     flags.seccomp = value;
   } else if (name == "--log-dir") {
@@ -111,7 +115,8 @@ std::optional<Flags> parse_flags(int argc, char** argv) {
     }
   }
   if ((flags.listen_fd && !flags.listen_path.empty()) ||
-      (flags.log_dir_fd && !flags.log_dir.empty())) {
+      (flags.log_dir_fd && !flags.log_dir.empty()) ||
+      flags.processes.has_value() == flags.process_group.empty()) {
     return std::nullopt;
   }
   return flags;
@@ -244,7 +249,7 @@ std::string take_log_directory(const Flags& flags, UniqueFd& directory) {
 std::string take_surroundings(const Flags& flags, runbus::agent::Agent::Options& options) {
   std::string wrong;
   if (flags.processes) {
-    wrong = runbus::agent::bound_processes(*flags.processes);
+    wrong = runbus::agent::bound_processes(*flags.processes, flags.process_group);
   }
   if (wrong.empty() && flags.users) {
     wrong = runbus::agent::separate_users(flags.users->first, flags.users->second);

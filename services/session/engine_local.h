@@ -65,6 +65,7 @@ class LocalEngine : public Engine {
   // Tasks of the host that a sandbox of so many processes may have: the agent and the engine's
   // monitor besides.
   virtual std::uint32_t host_tasks(std::uint32_t processes) const { return processes + 2; }
+  static bool has_line(const std::string& log, const std::string& line);
   // What is wrong with what the trial sandbox's shell wrote; empty: nothing.
   virtual std::string check_probe_output(const std::string& log) const;
   // Runs after the processes have ended, before the cgroup goes.

@@ -48,11 +48,11 @@ class ScratchFolder {
   std::string path_;
 };
 
-bool has_line(const std::string& log, const std::string& line) {
+}  // namespace
+
+bool LocalEngine::has_line(const std::string& log, const std::string& line) {
   return ("\n" + log).find("\n" + line + "\n") != std::string::npos;
 }
-
-}  // namespace
 
 std::string LocalEngine::check_probe_output(const std::string& log) const {
   if (!has_line(log, "end") || !has_line(log, "writable")) {

@@ -12,7 +12,6 @@
 #include <filesystem>
 
 #include "services/session/engine_uid.h"
-#include "services/session/oci_engine_bundle.h"
 #include "services/session/rootfs.h"
 #include "services/session/seccomp_policy.h"
 
@@ -23,7 +22,7 @@ constexpr std::chrono::seconds kStartBound{20};
 // In the sandbox.
 constexpr const char* kSocketFolder = "/run/runbus/socket";
 constexpr const char* kLogFolder = "/run/runbus/log";
-constexpr const char* kProcessGroup = "/run/runbus/cgroup";  // services/agent/identity.h
+constexpr const char* kProcessGroup = "/run/runbus/cgroup";
 constexpr const char* kSeccompFile = "/run/runbus/seccomp";
 constexpr const char* kSocketName = "agent.sock";
 constexpr const char* kReadySuffix = ".ready";  // services/agent/README.md, --listen-path
@@ -135,20 +134,18 @@ std::uint32_t RunscEngine::host_tasks(std::uint32_t processes) const {
 }
 
 std::vector<std::string> RunscEngine::agent_command(const SandboxSpec& spec) const {
-  return {kAgentPath,   "--listen-path", std::string(kSocketFolder) + "/" + kSocketName,
-          "--log-dir",  kLogFolder,      "--workspace",
-          "/workspace", "--processes",   std::to_string(spec.limits.processes)};
+  return {kAgentPath,        "--listen-path", std::string(kSocketFolder) + "/" + kSocketName,
+          "--log-dir",       kLogFolder,      "--workspace",
+          "/workspace",      "--processes",   std::to_string(spec.limits.processes),
+          "--process-group", kProcessGroup};
 }
 
 std::string RunscEngine::check_probe_output(const std::string& log) const {
-  const auto has = [&log](const std::string& line) {
-    return ("\n" + log).find("\n" + line + "\n") != std::string::npos;
-  };
-  if (!has("end") || !has("writable")) {
+  if (!has_line(log, "end") || !has_line(log, "writable")) {
     return explain(log);
   }
-  if (!has("pid 1") || has("mounted") || !has("CapEff:\t0000000000000000") ||
-      !has("CapBnd:\t0000000000000000")) {
+  if (!has_line(log, "pid 1") || has_line(log, "mounted") ||
+      !has_line(log, "CapEff:\t0000000000000000") || !has_line(log, "CapBnd:\t0000000000000000")) {
     return "a trial sandbox started, but without its full protection (process namespace, no "
            "privileges)";
   }
@@ -156,6 +153,40 @@ std::string RunscEngine::check_probe_output(const std::string& log) const {
   if (host.empty() || log.find(host.substr(0, host.find('\n'))) != std::string::npos) {
     return "a trial sandbox sees the host's kernel";
   }
+  return {};
+}
+
+// Else it is the trial's shell.
+bool RunscEngine::is_agent(const Start& start) { return start.command[0] == kAgentPath; }
+
+// What the agent has besides: its users, its folders (the logs' one by way of `logs`), and
+// privileges, which it gives up before it listens.
+Result<void> RunscEngine::add_agent(const Start& start, const std::string& logs, Bundle& bundle,
+                                    Launch& launch) const {
+  const SandboxSpec& spec = start.spec;
+  bundle.user = 0;
+  bundle.capabilities = {"CAP_SETUID", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"};
+  Result<std::string> filter = seccomp_program();
+  if (!filter) {
+    return filter.error();
+  }
+  bundle.view.files.emplace_back(kSeccompFile, std::move(*filter));
+  const std::string users = std::to_string(agent_id()) + ":" + std::to_string(start.uid);
+  bundle.command.insert(bundle.command.end(), {"--users", users, "--seccomp", kSeccompFile});
+  bundle.writable = {{socket_folder(spec.state_dir), kSocketFolder}};
+  if (spec.log_dir_fd < 0) {
+    return {};
+  }
+  // By its name: a descriptor from another mount namespace cannot be bound.
+  std::error_code failure;
+  const auto name =
+      std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(spec.log_dir_fd), failure);
+  if (failure) {
+    return make_error(ErrorCode::kInternal, {}, "the log folder: " + failure.message());
+  }
+  launch.mounts.push_back({MountStep::Kind::kDirectory, {}, logs});
+  launch.mounts.push_back({MountStep::Kind::kBind, name.string(), logs});
+  bundle.writable.emplace_back(logs, kLogFolder);
   return {};
 }
 
@@ -170,7 +201,6 @@ Result<void> RunscEngine::make_bundle(const Start& start, Launch& launch) const 
   if (::mkdir(stage.c_str(), 0755) != 0 && errno != EEXIST) {
     return errno_error("mkdir " + stage);
   }
-  const bool agent = start.command[0] == kAgentPath;
   Bundle bundle;
   bundle.own_kernel = true;
   bundle.command = start.command;
@@ -183,34 +213,13 @@ Result<void> RunscEngine::make_bundle(const Start& start, Launch& launch) const 
   bundle.view = std::move(*view);
   bundle.new_network = !spec.network;
   bundle.user = bundle.group = start.uid;
-  if (agent) {
-    // It gives them up before it listens.
-    bundle.user = 0;
-    bundle.capabilities = {"CAP_SETUID", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"};
-    Result<std::string> filter = seccomp_program();
-    if (!filter) {
-      return filter.error();
-    }
-    bundle.view.files.emplace_back(kSeccompFile, std::move(*filter));
-    const std::string users = std::to_string(agent_id()) + ":" + std::to_string(start.uid);
-    bundle.command.insert(bundle.command.end(), {"--users", users, "--seccomp", kSeccompFile});
-    bundle.writable = {{socket_folder(spec.state_dir), kSocketFolder}};
-  }
   launch.mounts = {{Kind::kTmpfs, {}, stage},
                    {Kind::kDirectory, {}, bundle.workspace},
                    start.mount_workspace(bundle.workspace)};
-  if (agent && spec.log_dir_fd >= 0) {
-    const std::string logs = stage + "/log";
-    launch.mounts.push_back({Kind::kDirectory, {}, logs});
-    // By its name: a descriptor from another mount namespace cannot be bound.
-    std::error_code failure;
-    const auto name =
-        std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(spec.log_dir_fd), failure);
-    if (failure) {
-      return make_error(ErrorCode::kInternal, {}, "the log folder: " + failure.message());
+  if (is_agent(start)) {
+    if (Result<void> added = add_agent(start, stage + "/log", bundle, launch); !added) {
+      return added;
     }
-    launch.mounts.push_back({Kind::kBind, name.string(), logs});
-    bundle.writable.emplace_back(logs, kLogFolder);
   }
   const std::vector<MountStep> points =
       mount_points(bundle.view, bundle.rootfs, bundle.generated,
@@ -221,7 +230,7 @@ Result<void> RunscEngine::make_bundle(const Start& start, Launch& launch) const 
 
 Result<void> RunscEngine::start(Start& start) {
   const SandboxSpec& spec = start.spec;
-  const bool agent = start.command[0] == kAgentPath;
+  const bool agent = is_agent(start);
   const std::string folder = socket_folder(spec.state_dir);
   if (agent) {
     if (spec.listen_path.empty()) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "services/session/oci_engine.h"
+#include "services/session/oci_engine_bundle.h"
 
 namespace runbus::session {
 
@@ -30,6 +31,9 @@ class RunscEngine : public OciEngine {
   std::string check_probe_output(const std::string& log) const override;
 
  private:
+  static bool is_agent(const Start& start);
+  Result<void> add_agent(const Start& start, const std::string& logs, Bundle& bundle,
+                         Launch& launch) const;
   Result<void> make_bundle(const Start& start, Launch& launch) const;
   std::uint32_t agent_id() const { return options().first_uid; }
 };

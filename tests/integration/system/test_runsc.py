@@ -57,7 +57,7 @@ async def test_nothing_of_a_run_is_left(system, how):
     daemon = f"import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.execvp('sleep', ['sleep', '{mark}'])\n    os._exit(0)\nos.wait()\nprint('left it', flush=True)\n"
     async with Client(system) as client:
         call = await client.stream(
-            daemon + {"ended": "", "helper killed": "os.kill(os.getppid(), 9)\n"}.get(how, "import time\ntime.sleep(1000)\n"), config={"timeout": 3 if how == "timeout" else 60}
+            daemon + {"ended": "", "helper killed": "import time\nos.kill(os.getppid(), 9)\ntime.sleep(1000)\n"}.get(how, "import time\ntime.sleep(1000)\n"), config={"timeout": 3 if how == "timeout" else 60}
         )
         await call.until(lambda items: any(method == "execute.output" for method, _ in items))
         if how == "cancelled":
