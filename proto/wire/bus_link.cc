@@ -61,6 +61,7 @@ struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
   void start();
   void open_socket();
   void drop_socket();
+  void tick_after(milliseconds interval);
   void tick();
   void pump();
   void run_slice();
@@ -106,7 +107,8 @@ struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
 void BusLink::Impl::start() {
   open_socket();
   next_ready = Clock::now();
-  tick();
+  // Not at once: the owner has no link yet, and a broker may answer within this call.
+  tick_after(milliseconds(0));
 }
 
 void BusLink::Impl::open_socket() {
@@ -135,6 +137,16 @@ void BusLink::Impl::open_socket() {
 void BusLink::Impl::drop_socket() {
   watch.reset();
   socket.reset();
+}
+
+void BusLink::Impl::tick_after(milliseconds interval) {
+  timer.expires_after(interval);
+  timer.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const auto held = weak.lock();
+    if (!error && held) {
+      held->tick();
+    }
+  });
 }
 
 void BusLink::Impl::tick() {
@@ -166,17 +178,10 @@ void BusLink::Impl::tick() {
   if (state == State::kClosed) {
     return;
   }
-  const milliseconds interval =
+  tick_after(
       state == State::kConnected
           ? std::clamp(milliseconds(welcome.heartbeat_interval_ms() / 2), milliseconds(5), kTick)
-          : kTick;
-  timer.expires_after(interval);
-  timer.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
-    const auto held = weak.lock();
-    if (!error && held) {
-      held->tick();
-    }
-  });
+          : kTick);
 }
 
 // Everything that can be done now, in slices; then waits for the socket.

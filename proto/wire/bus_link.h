@@ -48,7 +48,8 @@ class BusLink {
     std::function<void(v1::Header& header, zmq::message_t& body)> on_message;
   };
 
-  // `make_ready` is asked for the introduction each time one is sent.
+  // `make_ready` is asked for the introduction each time one is sent. It and `events` are called
+  // from the loop, never from inside the constructor, send() or close().
   BusLink(boost::asio::io_context& io, zmq::context_t& context, BusLinkOptions options,
           std::function<v1::Ready()> make_ready, Events events);
   ~BusLink();

@@ -154,7 +154,8 @@ class BusLinkTest : public ::testing::Test {
     BusLinkOptions options;
     options.endpoint = endpoint();
     options.max_outbox_bytes = outbox_bytes;
-    const auto make_ready = [] {
+    const auto make_ready = [this] {
+      called_early = called_early || !link;
       v1::Ready ready;
       ready.set_peer_id("p1");
       return ready;
@@ -234,6 +235,7 @@ class BusLinkTest : public ::testing::Test {
   std::optional<BusLink> link;
   v1::Welcome welcome;
   std::vector<bool> connected;
+  bool called_early = false;  // before the constructor had returned
   int disconnected = 0;
   std::vector<std::string> calls;
   std::function<void()> on_message;
@@ -253,6 +255,14 @@ TEST_F(BusLinkTest, IntroducesItselfAndIsWelcomed) {
   say_welcome("e1");
   ASSERT_TRUE(until([&] { return link->connected(); }));
   EXPECT_EQ(connected, std::vector<bool>{true});
+}
+
+// A broker that is up may answer an introduction within microseconds; the owner then has to have
+// the link that it is told about.
+TEST_F(BusLinkTest, CallsNothingFromItsConstructor) {
+  open_link();
+  ASSERT_TRUE(meet());
+  EXPECT_FALSE(called_early);
 }
 
 TEST_F(BusLinkTest, CarriesMessagesBothWaysInOrder) {
