@@ -17,19 +17,10 @@ UniqueFd make_file(int directory_fd, const std::string& path) {
                            O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
 }
 
-bool write_all(int file, std::string_view bytes) {
-  return ::write(file, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size());
-}
-
 constexpr const char* kFirstSegment = "/0";
-constexpr const char* kHead = "/head";
-constexpr const char* kFreshEnd = "/end.new";
-constexpr const char* kEnd = "/end";
 
-void remove_files(int directory_fd, const std::string& name) {
-  for (const char* file : {kFirstSegment, kHead, kFreshEnd, kEnd}) {
-    ::unlinkat(directory_fd, (name + file).c_str(), 0);
-  }
+void remove_first(int directory_fd, const std::string& name) {
+  ::unlinkat(directory_fd, (name + kFirstSegment).c_str(), 0);
   ::unlinkat(directory_fd, name.c_str(), AT_REMOVEDIR);
 }
 
@@ -40,14 +31,9 @@ bool PreparedLog::make(int directory_fd) {
     return is_ready();
   }
   const std::string name = kName;
-  remove_files(directory_fd, name);  // what an earlier process left
+  remove_first(directory_fd, name);  // what an earlier process left
   if (::mkdirat(directory_fd, kName, 0700) == 0) {
-    head_ = make_file(directory_fd, name + kHead);
-    segment_ = make_file(directory_fd, name + kFirstSegment);
-    end_ = make_file(directory_fd, name + kFreshEnd);
-  }
-  if (!head_ || !segment_) {
-    end_.reset();
+    file_ = make_file(directory_fd, name + kFirstSegment);
   }
   return is_ready();
 }
@@ -60,42 +46,48 @@ OutputLog::~OutputLog() { space_.used -= taken_; }
 bool OutputLog::create(int directory_fd, const std::string& name, std::string_view head,
                        PreparedLog* prepared) {
   directory_fd_ = directory_fd;
-  name_ = name;
-  if (prepared != nullptr && prepared->is_ready() && take(*prepared, head)) {
-    in_files_ = true;
-    return true;
+  head_ = encode_record(kHead, head.substr(0, kMaxHead));
+  if (prepared != nullptr && prepared->is_ready()) {  // it is used up in any case
+    name_ = PreparedLog::kName;
+    if (begin(std::move(prepared->file_)) &&
+        ::renameat(directory_fd, PreparedLog::kName, directory_fd, name.c_str()) == 0) {
+      name_ = name;
+      return true;
+    }
+    remove();
   }
   if (directory_fd < 0 || ::mkdirat(directory_fd, name.c_str(), 0700) != 0) {
-    name_.clear();
     return false;
   }
-  in_files_ = true;
-  const UniqueFd file = make_file(directory_fd, name + kHead);
-  if (!file || !write_all(file.get(), head)) {
+  name_ = name;
+  if (!begin(make_file(directory_fd, name + kFirstSegment))) {
     remove();
     return false;
   }
   return true;
 }
 
-// Its files are used up in any case.
-bool OutputLog::take(PreparedLog& prepared, std::string_view head) {
-  const UniqueFd head_file = std::move(prepared.head_);
-  first_file_ = std::move(prepared.segment_);
-  end_file_ = std::move(prepared.end_);
-  if (write_all(head_file.get(), head) &&
-      ::renameat(directory_fd_, PreparedLog::kName, directory_fd_, name_.c_str()) == 0) {
-    return true;
+// The first segment, with the head in it.
+bool OutputLog::begin(UniqueFd file) {
+  const auto size = static_cast<ssize_t>(head_.size());
+  if (!file || ::write(file.get(), head_.data(), head_.size()) != size) {
+    return false;
   }
-  first_file_.reset();
-  end_file_.reset();
-  return false;
+  file_ = std::move(file);
+  in_files_ = true;
+  segments_.push_back({.start = 0, .taken = head_.size(), .in_file = true, .memory = {}});
+  taken_ += head_.size();
+  space_.used += head_.size();
+  return true;
 }
 
 // A log that is partly in memory goes by the smaller bound.
 std::uint64_t OutputLog::limit() const { return in_files_ ? size_ : std::min(size_, kMaxMemory); }
 
-std::uint64_t OutputLog::capacity() const { return (limit() - segment_size()) / (kRecordHead + 1); }
+std::uint64_t OutputLog::capacity() const {
+  const std::uint64_t segments = limit() / segment_size();
+  return (limit() - segment_size() - segments * head_.size()) / (kRecordHead + 1);
+}
 
 std::uint64_t OutputLog::first_offset() const {
   return segments_.empty() ? end_ : segments_.front().start;
@@ -115,22 +107,26 @@ void OutputLog::append(int stream, std::string_view bytes) {
 std::size_t OutputLog::add_record(int stream, std::string_view bytes) {
   for (;;) {
     Segment& segment = segment_with_room();
-    const std::size_t size = std::min<std::uint64_t>(
-        {bytes.size(), kMaxRecord, segment_size() - segment.taken - kRecordHead});
+    const std::uint64_t before =
+        segment.in_file ? std::max(segment.taken, head_.size()) : segment.taken;
+    const std::size_t size =
+        std::min<std::uint64_t>({bytes.size(), kMaxRecord, segment_size() - before - kRecordHead});
     const int error = write_record(segment, stream, bytes.substr(0, size));
     if (error == 0) {
       end_ += size;
       return size;
     }
-    if (segment.taken > 0) {
+    if (segment.start < end_) {
       // The file may not grow (a limit of its size, or the disk is full): the next one perhaps.
-      segments_.push_back(Segment{.start = end_, .taken = 0, .in_file = false, .memory = {}});
-      file_.reset();
+      add_segment(in_files_);
     } else if ((error == ENOSPC || error == EDQUOT) && segments_.size() > 1 &&
                segments_.front().in_file) {
       evict_first();
     } else {
       in_files_ = false;
+      if (segment.taken > 0) {
+        add_segment(in_files_);  // of the head alone it has a file
+      }
     }
   }
 }
@@ -138,8 +134,7 @@ std::size_t OutputLog::add_record(int stream, std::string_view bytes) {
 // The last segment, or a new one.
 OutputLog::Segment& OutputLog::segment_with_room() {
   if (segments_.empty() || segments_.back().taken + kRecordHead >= segment_size()) {
-    segments_.push_back(Segment{.start = end_, .taken = 0, .in_file = false, .memory = {}});
-    file_.reset();
+    add_segment(in_files_);
   }
   Segment& last = segments_.back();
   if (last.taken == 0) {
@@ -148,28 +143,32 @@ OutputLog::Segment& OutputLog::segment_with_room() {
   return last;
 }
 
+void OutputLog::add_segment(bool in_file) {
+  segments_.push_back({.start = end_, .taken = 0, .in_file = in_file, .memory = {}});
+  file_.reset();
+}
+
 int OutputLog::write_record(Segment& segment, int stream, std::string_view bytes) {
   std::array<char, kRecordHead> head{};
   encode_record_head(stream, bytes.size(), head.data());
+  const std::string_view record_head(head.data(), head.size());
+  const std::string_view log_head =
+      segment.in_file && segment.taken == 0 ? head_ : std::string_view();
   if (segment.in_file) {
-    if (const int error = write_to_file(segment, {head.data(), head.size()}, bytes)) {
+    if (const int error = write_to_file(segment, {log_head, record_head, bytes})) {
       return error;
     }
   } else {
-    segment.memory.append(head.data(), head.size());
-    segment.memory.append(bytes);
+    segment.memory.append(record_head).append(bytes);
   }
-  const std::uint64_t size = head.size() + bytes.size();
+  const std::uint64_t size = log_head.size() + record_head.size() + bytes.size();
   segment.taken += size;
   taken_ += size;
   space_.used += size;
   return 0;
 }
 
-int OutputLog::write_to_file(Segment& segment, std::string_view head, std::string_view bytes) {
-  if (!file_ && segment.start == 0) {
-    file_ = std::move(first_file_);
-  }
+int OutputLog::write_to_file(const Segment& segment, const std::array<std::string_view, 3>& parts) {
   if (!file_) {
     file_.reset(::openat(directory_fd_, path(segment).c_str(),
                          O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
@@ -177,18 +176,22 @@ int OutputLog::write_to_file(Segment& segment, std::string_view head, std::strin
       return errno;
     }
   }
-  const std::array<iovec, 2> parts{{{const_cast<char*>(head.data()), head.size()},
-                                    {const_cast<char*>(bytes.data()), bytes.size()}}};
-  const ssize_t written = ::pwritev(file_.get(), parts.data(), static_cast<int>(parts.size()),
+  std::array<iovec, 3> vectors{};
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    vectors[i] = {const_cast<char*>(parts[i].data()), parts[i].size()};
+    size += parts[i].size();
+  }
+  const ssize_t written = ::pwritev(file_.get(), vectors.data(), static_cast<int>(vectors.size()),
                                     static_cast<off_t>(segment.taken));
-  if (written == static_cast<ssize_t>(head.size() + bytes.size())) {
+  if (written == static_cast<ssize_t>(size)) {
     return 0;
   }
   int error = errno;
   if (written >= 0) {
     // Why there was no room for the rest, the next byte tells.
     const off_t next = static_cast<off_t>(segment.taken) + written;
-    error = ::pwrite(file_.get(), head.data(), 1, next) < 0 ? errno : ENOSPC;
+    error = ::pwrite(file_.get(), "", 1, next) < 0 ? errno : ENOSPC;
   }
   if (::ftruncate(file_.get(), static_cast<off_t>(segment.taken)) != 0 || segment.taken == 0) {
     // What is left of the record is cut off for readers by the next segment's offset.
@@ -218,29 +221,35 @@ void OutputLog::evict_first() {
   taken_ -= first.taken;
   space_.used -= first.taken;
   segments_.pop_front();
+  if (segments_.empty()) {
+    file_.reset();
+  }
 }
 
 bool OutputLog::finish(std::string_view end) {
-  file_.reset();
   if (name_.empty()) {
     return false;
   }
-  // Whole or not at all, whenever this process is killed.
-  const std::string fresh = name_ + kFreshEnd;
-  const UniqueFd file = end_file_ ? std::move(end_file_) : make_file(directory_fd_, fresh);
-  return file && write_all(file.get(), end) &&
-         ::renameat(directory_fd_, fresh.c_str(), directory_fd_, (name_ + kEnd).c_str()) == 0;
+  const auto write_end = [this, end] { return write_record(segments_.back(), kEnd, end) == 0; };
+  bool written = file_ && write_end();
+  if (!written && (segments_.empty() || segments_.back().start < end_)) {
+    add_segment(true);
+    written = write_end();
+    if (!written) {
+      segments_.pop_back();
+    }
+  }
+  file_.reset();
+  return written;
 }
 
 void OutputLog::remove() {
   file_.reset();
-  first_file_.reset();
-  end_file_.reset();
   while (!segments_.empty()) {
     evict_first();
   }
   if (!name_.empty()) {
-    remove_files(directory_fd_, name_);
+    remove_first(directory_fd_, name_);
   }
   name_.clear();
   in_files_ = false;

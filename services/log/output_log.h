@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -14,12 +15,12 @@
 // The output of one execution (or terminal) as one sequence of bytes with stream marks. It is
 // written to files before append() returns, so what a reader was given outlives the process that
 // wrote it, however that ends (StoredLog reads it then):
-//   NAME/head   bytes of the owner's, there from the beginning
-//   NAME/0, NAME/1048576, …   segments, named by the offset of their first byte
-//   NAME/end    bytes of the owner's, once the log is finished
-// A log that grows beyond its size loses its oldest segment: first_offset() moves up, which a
-// reader sees as a gap. Where no file can be written (no directory, disk full), what comes is kept
-// in memory, up to kMaxMemory. Never fails and never loses the order.
+//   NAME/0, NAME/1048500, …   segments, named by the offset of their first byte
+// Each begins with the head, a note of the owner's; the end, another, is behind the last byte. A
+// log of little output is one file: a file system takes longer to make one than to write it. A log
+// that grows beyond its size loses its oldest segment: first_offset() moves up, which a reader sees
+// as a gap. Where no file can be written (no directory, disk full), what comes is kept in memory,
+// up to kMaxMemory. Never fails and never loses the order.
 namespace runbus::log {
 
 // What all logs of one owner may take together. The owner outlives them.
@@ -31,8 +32,8 @@ struct LogSpace {
   std::function<void()> on_full;
 };
 
-// The folder of a log to come with its files, all empty, so that a log's beginning and end wait for
-// no folder or file to be made. One in a directory.
+// The folder of a log to come with its first file, empty, so that a log's beginning waits for
+// nothing to be made. One in a directory.
 class PreparedLog {
  public:
   // A name that no log has.
@@ -40,13 +41,11 @@ class PreparedLog {
 
   // Does nothing when it is there. False: it cannot be made.
   bool make(int directory_fd);
-  bool is_ready() const { return static_cast<bool>(end_); }
+  bool is_ready() const { return static_cast<bool>(file_); }
 
  private:
   friend class OutputLog;
-  UniqueFd head_;
-  UniqueFd segment_;
-  UniqueFd end_;
+  UniqueFd file_;
 };
 
 class OutputLog {
@@ -54,6 +53,7 @@ class OutputLog {
   static constexpr std::uint64_t kMinSize = 64 * 1024;
   static constexpr std::uint64_t kMaxMemory = 1024 * 1024;
   static constexpr std::uint64_t kMaxSegment = 1024 * 1024;
+  static constexpr std::size_t kMaxHead = 2048;
   // A log may have this much however full the space is.
   static constexpr std::uint64_t kShare = 4 * kMaxSegment;
 
@@ -64,12 +64,13 @@ class OutputLog {
   OutputLog(const OutputLog&) = delete;
   OutputLog& operator=(const OutputLog&) = delete;
 
-  // Makes the folder `name` in `directory_fd` (not owned; stays open) with `head`, from `prepared`
-  // when that is ready; before the first append. False: there is none, and the log stays in memory.
+  // Makes the folder `name` in `directory_fd` (not owned; stays open), from `prepared` when that is
+  // ready; before the first append. `head`: 1 to kMaxHead bytes. False: there is none, and the log
+  // stays in memory.
   bool create(int directory_fd, const std::string& name, std::string_view head,
               PreparedLog* prepared = nullptr);
   void append(int stream, std::string_view bytes);
-  // Nothing more comes. False: `end` could not be written.
+  // Nothing more comes. `end`: 1 to kMaxNote bytes. False: it could not be written.
   bool finish(std::string_view end);
   // Removes the files; without it they stay.
   void remove();
@@ -95,12 +96,13 @@ class OutputLog {
     std::string memory;
   };
 
-  bool take(PreparedLog& prepared, std::string_view head);
+  bool begin(UniqueFd file);
   Segment& segment_with_room();
+  void add_segment(bool in_file);
   std::size_t add_record(int stream, std::string_view bytes);
   // 0 or errno.
   int write_record(Segment& segment, int stream, std::string_view bytes);
-  int write_to_file(Segment& segment, std::string_view head, std::string_view bytes);
+  int write_to_file(const Segment& segment, const std::array<std::string_view, 3>& parts);
   void make_room();
   void evict_first();
   std::string path(const Segment& segment) const;
@@ -111,10 +113,9 @@ class OutputLog {
   LogSpace& space_;
   int directory_fd_ = -1;
   std::string name_;
+  std::string head_;  // the record
   bool in_files_ = false;
-  UniqueFd file_;        // of the last segment, if that is a file
-  UniqueFd first_file_;  // of the first segment to come, and of `end`, where they were prepared
-  UniqueFd end_file_;
+  UniqueFd file_;  // of the last segment, if that is a file that can be written
   std::deque<Segment> segments_;
   std::uint64_t end_ = 0;
   std::uint64_t taken_ = 0;

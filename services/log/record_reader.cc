@@ -21,6 +21,12 @@ void encode_record_head(int stream, std::size_t size, char* to) {
   to[3] = static_cast<char>(size & 0xffU);
 }
 
+std::string encode_record(int stream, std::string_view bytes) {
+  std::string record(kRecordHead, '\0');
+  encode_record_head(stream, bytes.size(), record.data());
+  return record.append(bytes);
+}
+
 void RecordReader::open(std::uint64_t start, UniqueFd file) {
   close();
   opened_ = true;
@@ -86,6 +92,11 @@ RecordReader::Record RecordReader::record(std::string_view memory) {
   return {size == 0 ? 0 : static_cast<int>(byte(0)), size};
 }
 
+void RecordReader::skip(const Record& record) {
+  position_ += kRecordHead + record.size;
+  offset_ += record.bytes();
+}
+
 Piece RecordReader::read(std::uint64_t offset, char* to, std::size_t room,
                          std::string_view memory) {
   if (offset < offset_) {
@@ -98,9 +109,8 @@ Piece RecordReader::read(std::uint64_t offset, char* to, std::size_t room,
     if (next.stream == 0) {
       break;
     }
-    if (offset_ + next.size <= offset) {
-      position_ += kRecordHead + next.size;
-      offset_ += next.size;
+    if (offset_ + next.bytes() <= offset) {
+      skip(next);
       continue;
     }
     if (piece.stream != 0 && piece.stream != next.stream) {
@@ -120,21 +130,44 @@ Piece RecordReader::read(std::uint64_t offset, char* to, std::size_t room,
   return piece;
 }
 
-std::uint64_t RecordReader::find_end() {
+// Whole, or none.
+std::optional<std::string> RecordReader::note(std::uint64_t position, const Record& record) const {
+  if (record.size == 0 || record.size > kMaxNote) {
+    return std::nullopt;
+  }
+  std::string bytes(record.size, '\0');
+  if (from_file(position + kRecordHead, bytes.data(), bytes.size()) < bytes.size()) {
+    return std::nullopt;
+  }
+  return bytes;
+}
+
+std::optional<std::string> RecordReader::head() {
+  position_ = 0;
+  offset_ = start_;
+  const Record first = record({});
+  return first.stream == kHead ? note(0, first) : std::nullopt;
+}
+
+RecordReader::End RecordReader::find_end() {
   const auto size = ::lseek(file_.get(), 0, SEEK_END);
   const std::uint64_t end = size < 0 ? 0 : static_cast<std::uint64_t>(size);
+  std::uint64_t last_position = 0;
+  Record last;
   for (;;) {
     const Record next = record({});
     if (next.stream == 0) {
-      return offset_;
+      break;
     }
     const std::uint64_t there = end - std::min(end, position_ + kRecordHead);
     if (next.size > there) {
-      return offset_ + there;
+      return {offset_ + std::min(next.bytes(), there), std::nullopt};
     }
-    position_ += kRecordHead + next.size;
-    offset_ += next.size;
+    last = next;
+    last_position = position_;
+    skip(next);
   }
+  return {offset_, last.stream == kEnd ? note(last_position, last) : std::nullopt};
 }
 
 }  // namespace runbus::log

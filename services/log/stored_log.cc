@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <memory>
@@ -33,29 +32,7 @@ std::optional<std::uint64_t> offset_of(const char* name) {
   return offset;
 }
 
-std::optional<std::string> read_note(int folder, const std::string& name) {
-  const UniqueFd file = open_untrusted(folder, name);
-  if (!file) {
-    return std::nullopt;
-  }
-  std::string bytes(StoredLog::kMaxNote + 1, '\0');
-  std::size_t size = 0;
-  while (size < bytes.size()) {
-    const ssize_t count = ::read(file.get(), bytes.data() + size, bytes.size() - size);
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count < 0) {
-      return std::nullopt;
-    }
-    if (count == 0) {
-      bytes.resize(size);
-      return bytes;
-    }
-    size += static_cast<std::size_t>(count);
-  }
-  return std::nullopt;
-}
+constexpr const char* kFresh = "fresh";  // no segment's name
 
 }  // namespace
 
@@ -70,20 +47,17 @@ UniqueFd open_untrusted(int folder, const std::string& name) {
 }
 
 std::optional<StoredLog> StoredLog::open(UniqueFd folder) {
-  auto head = folder ? read_note(folder.get(), "head") : std::nullopt;
-  if (!head) {
-    return std::nullopt;
-  }
   StoredLog log;
   log.folder_ = std::move(folder);
-  log.head_ = std::move(*head);
-  log.end_ = read_note(log.folder_.get(), "end");
   log.find_segments();
+  if (log.starts_.empty() || !log.read_notes()) {
+    return std::nullopt;
+  }
   return log;
 }
 
 void StoredLog::find_segments() {
-  const int own = ::openat(folder_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int own = folder_ ? ::openat(folder_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
   const std::unique_ptr<DIR, CloseDirectory> directory(own < 0 ? nullptr : ::fdopendir(own));
   while (directory && starts_.size() < kMaxSegments) {
     const dirent* const entry = ::readdir(directory.get());
@@ -95,15 +69,53 @@ void StoredLog::find_segments() {
     }
   }
   std::sort(starts_.begin(), starts_.end());
-  if (starts_.empty()) {
-    return;
-  }
+}
+
+bool StoredLog::read_notes() {
   first_ = starts_.front();
   end_offset_ = starts_.back();
-  if (UniqueFd file = open_segment(starts_.back())) {
-    reader_.open(starts_.back(), std::move(file));
-    end_offset_ = reader_.find_end();
+  if (UniqueFd file = open_segment(starts_.front())) {
+    reader_.open(starts_.front(), std::move(file));
+    if (auto head = reader_.head()) {
+      head_ = std::move(*head);
+    }
   }
+  if (head_.empty()) {
+    return false;
+  }
+  if (UniqueFd file = open_segment(starts_.back())) {
+    struct stat status {};
+    ::fstat(file.get(), &status);
+    written_at_ = std::chrono::seconds(status.st_mtim.tv_sec) +
+                  std::chrono::milliseconds(status.st_mtim.tv_nsec / 1'000'000);
+    reader_.open(starts_.back(), std::move(file));
+    RecordReader::End end = reader_.find_end();
+    end_offset_ = end.offset;
+    end_ = std::move(end.note);
+  }
+  return true;
+}
+
+// As a segment that has no bytes; one that is there already had none either.
+bool StoredLog::finish(const std::string& end) {
+  if (end_ || end.empty() || end.size() > kMaxNote) {
+    return false;
+  }
+  const std::string bytes = encode_record(kHead, head_) + encode_record(kEnd, end);
+  ::unlinkat(folder_.get(), kFresh, 0);
+  const UniqueFd file(
+      ::openat(folder_.get(), kFresh, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  const std::string name = std::to_string(end_offset_);
+  if (!file ||
+      ::write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
+      ::renameat(folder_.get(), kFresh, folder_.get(), name.c_str()) != 0) {
+    return false;
+  }
+  if (starts_.back() != end_offset_) {
+    starts_.push_back(end_offset_);
+  }
+  end_ = end;
+  return true;
 }
 
 UniqueFd StoredLog::open_segment(std::uint64_t start) const {

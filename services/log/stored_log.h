@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -16,7 +17,6 @@ namespace runbus::log {
 class StoredLog {
  public:
   static constexpr std::size_t kMaxSegments = 4096;
-  static constexpr std::size_t kMaxNote = 64 * 1024;  // of head and end
 
   // Nothing when the folder holds no log.
   static std::optional<StoredLog> open(UniqueFd folder);
@@ -24,6 +24,8 @@ class StoredLog {
   const std::string& head() const { return head_; }
   // Nothing when the log was never finished.
   const std::optional<std::string>& end() const { return end_; }
+  // When its last segment was written last, by the clock of the file system.
+  std::chrono::milliseconds written_at() const { return written_at_; }
   std::uint64_t first_offset() const { return first_; }
   std::uint64_t end_offset() const { return end_offset_; }
 
@@ -33,14 +35,20 @@ class StoredLog {
   // Where the next segment begins, or end_offset().
   std::uint64_t after(std::uint64_t offset) const;
 
+  // Gives a log that was never finished the end that its writer could not. False: it has one, or
+  // it cannot be written.
+  bool finish(const std::string& end);
+
  private:
   StoredLog() = default;
   void find_segments();
+  bool read_notes();
   UniqueFd open_segment(std::uint64_t start) const;
 
   UniqueFd folder_;
   std::string head_;
   std::optional<std::string> end_;
+  std::chrono::milliseconds written_at_{0};
   std::vector<std::uint64_t> starts_;  // of the segments, ascending
   std::uint64_t first_ = 0;
   std::uint64_t end_offset_ = 0;

@@ -85,25 +85,21 @@ struct Found {
 };
 
 // Says of an execution that has no end that all of its sandbox was killed at this limit.
-void note_end(int folder, const std::string& name, const std::string& limit) {
+void note_end(log::StoredLog& stored, const std::string& name, const std::string& limit) {
   agent_v1::Listing::Entry entry;
-  const auto stored = log::StoredLog::open(UniqueFd(::openat(folder, ".", kFolder)));
-  if (!stored || stored->end() || !entry.ParseFromString(stored->head())) {
+  if (stored.end() || !entry.ParseFromString(stored.head())) {
     return;
   }
   agent_v1::Exited exited;
   exited.set_execution_id(name);
   exited.set_signal(SIGKILL);
   exited.set_limit(limit);
-  exited.set_end_offset(stored->end_offset());
+  exited.set_end_offset(stored.end_offset());
   exited.set_tag(entry.tag());
   exited.set_started_ms(entry.started_ms());
   exited.set_ended_ms(static_cast<std::uint64_t>(now_ms()));
   exited.set_wall_us((exited.ended_ms() - std::min(exited.ended_ms(), entry.started_ms())) * 1000);
-  const std::string text = exited.SerializeAsString();
-  const UniqueFd file(
-      ::openat(folder, "end", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+  if (!stored.finish(exited.SerializeAsString())) {
     spdlog::warn("noting how an execution ended: {}", std::strerror(errno));
   }
 }
@@ -113,12 +109,11 @@ std::optional<Found> look_at(int log_folder, const std::string& name, const std:
   if (!is_valid_id(name) || !found.folder) {
     return std::nullopt;
   }
-  if (!ended_by.empty()) {
-    note_end(found.folder.get(), name, ended_by);
-  }
-  struct stat status {};
-  if (::fstatat(found.folder.get(), "end", &status, AT_SYMLINK_NOFOLLOW) == 0) {
-    found.ended_ms = std::clamp<std::int64_t>(milliseconds_of(status.st_mtim), 0, found.ended_ms);
+  auto stored = log::StoredLog::open(UniqueFd(::openat(found.folder.get(), ".", kFolder)));
+  if (stored && stored->end()) {
+    found.ended_ms = std::clamp<std::int64_t>(stored->written_at().count(), 0, found.ended_ms);
+  } else if (stored && !ended_by.empty()) {
+    note_end(*stored, name, ended_by);
   }
   found.bytes = bytes_in(found.folder.get());
   return found;

@@ -50,25 +50,20 @@ const std::string& folder() {
   return folder.path();
 }
 
-// Files of what the input says, each: the kind of its name · u16 size · u8 for a segment's offset ·
-// bytes.
+// Files of what the input says, each: the kind of its name, and whether it begins with a head · u16
+// size · u8 for a segment's offset · bytes.
 std::vector<std::string> write_files(std::string_view input) {
   std::vector<std::string> names;
   while (input.size() >= 4 && names.size() < kMostFiles) {
     const auto byte = [&input](std::size_t at) { return static_cast<std::uint8_t>(input[at]); };
     const std::size_t size = std::min<std::size_t>(byte(1) * 256U + byte(2), input.size() - 4);
     std::string name;
-    switch (byte(0) % 5) {
+    switch (byte(0) % 4) {
       case 0:
-        name = "head";
-        break;
       case 1:
-        name = "end";
-        break;
-      case 2:
         name = std::to_string(byte(3));
         break;
-      case 3:
+      case 2:
         name = std::to_string(UINT64_MAX - byte(3));
         break;
       default:
@@ -77,7 +72,11 @@ std::vector<std::string> write_files(std::string_view input) {
     }
     const std::string path = folder() + "/" + name;
     const UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-    expect(file && ::write(file.get(), input.data() + 4, size) == static_cast<ssize_t>(size));
+    expect(static_cast<bool>(file));
+    if (byte(0) < 200) {
+      expect(::write(file.get(), "\xfe\0\0\4head", 8) == 8);
+    }
+    expect(::write(file.get(), input.data() + 4, size) == static_cast<ssize_t>(size));
     names.push_back(path);
     input.remove_prefix(4 + size);
   }
@@ -100,7 +99,8 @@ std::vector<Run> read_all(std::size_t room) {
     return runs;
   }
   expect(log->first_offset() <= log->end_offset());
-  expect(log->head().size() <= StoredLog::kMaxNote);
+  expect(!log->head().empty() && log->head().size() <= runbus::log::kMaxNote);
+  expect(!log->end() || log->end()->size() <= runbus::log::kMaxNote);
   std::vector<char> buffer(room);
   for (std::uint64_t offset = log->first_offset(); offset < log->end_offset();) {
     const Piece piece = log->read(offset, buffer.data(), room);

@@ -26,6 +26,16 @@ inline std::string bytes_at(std::uint64_t offset, std::size_t size) {
   return bytes;
 }
 
+// As it is in a file; `size` may be a lie.
+inline std::string record(int stream, std::size_t size, const std::string& bytes) {
+  std::string head(kRecordHead, '\0');
+  encode_record_head(stream, size, head.data());
+  return head + bytes;
+}
+inline std::string record(int stream, const std::string& bytes) {
+  return encode_record(stream, bytes);
+}
+
 class LogTest : public ::testing::Test {
  protected:
   LogTest() {

@@ -88,6 +88,25 @@ TEST_F(LogTest, FromAPreparedFolderIsAsAnyOther) {
   }
 }
 
+TEST_F(LogTest, OfLittleOutputIsOneFile) {
+  OutputLog log(2 << 20, space_);
+  ASSERT_TRUE(log.create(directory_.get(), "e", "the head"));
+  fill(log, 100);
+  ASSERT_TRUE(log.finish("the end"));
+  const auto files = std::filesystem::directory_iterator(path_ + "/e");
+  EXPECT_EQ(std::distance(begin(files), end(files)), 1);
+}
+
+TEST_F(LogTest, WhoseFirstSegmentsHaveGoneHasItsHead) {
+  OutputLog log(1, space_);
+  ASSERT_TRUE(log.create(directory_.get(), "e", std::string(OutputLog::kMaxHead, 'h')));
+  fill(log, 1'000'000);
+  EXPECT_GT(log.first_offset(), 0U);
+  EXPECT_EQ(stored()->head(), std::string(OutputLog::kMaxHead, 'h'));
+  EXPECT_GE(log.end_offset() - log.first_offset(), log.capacity());
+  EXPECT_LE(bytes_on_disk(), OutputLog::kMinSize);
+}
+
 TEST_F(LogTest, IsMadeAnewWhereAPreparedFolderIsOfNoUse) {
   std::filesystem::create_directories(path_ + "/.next/odd");  // not ours to remove
   PreparedLog prepared;
@@ -200,6 +219,27 @@ TEST_F(LogTest, ADiskThatTakesNothingLeavesMemory) {
   fill(log, 5'000'000);
   EXPECT_LE(log.footprint(), OutputLog::kMaxMemory);
   expect_intact(log);
+}
+
+TEST_F(LogTest, WhoseLastBytesAreInMemoryHasItsEndOnDisk) {
+  for (const std::uint64_t before : {0U, 300'000U}) {
+    OutputLog log(64 << 20, space_);
+    ASSERT_TRUE(log.create(directory_.get(), "e", "h"));
+    fill(log, before);
+    {
+      const FileLimit limit(5);
+      fill(log, 700'000);
+      EXPECT_FALSE(log.finish("the end"));
+    }
+    EXPECT_EQ(stored()->head(), "h");
+    EXPECT_FALSE(stored()->end().has_value());
+    EXPECT_TRUE(log.finish("the end"));
+    EXPECT_EQ(stored()->end().value(), "the end");
+    EXPECT_EQ(stored()->end_offset(), 700'000U);
+    expect_intact(log);
+    log.remove();
+    EXPECT_TRUE(std::filesystem::is_empty(path_));
+  }
 }
 
 TEST_F(LogTest, WhatTheDiskLosesIsAGap) {

@@ -9,21 +9,19 @@
 namespace runbus::log {
 namespace {
 
-std::string record(int stream, std::size_t size, const std::string& bytes) {
-  std::string head(kRecordHead, '\0');
-  encode_record_head(stream, size, head.data());
-  return head + bytes;
-}
-
 // Folders as a hostile agent, or one that was killed, may leave them.
 class StoredLogTest : public LogTest {
  protected:
   StoredLogTest() {
     std::filesystem::create_directory(path_ + "/e");
-    write("head", "head");
+    write("0", record(kHead, "head"));
   }
   void write(const std::string& name, const std::string& content) {
     std::ofstream(path_ + "/e/" + name, std::ios::binary) << content;
+  }
+  // A segment that begins as each does.
+  void write_segment(const std::string& name, const std::string& records) {
+    write(name, record(kHead, "head") + records);
   }
   // All the bytes that can be read, with gaps as "[from-to]".
   std::string everything(StoredLog& log) {
@@ -48,19 +46,20 @@ class StoredLogTest : public LogTest {
 };
 
 TEST_F(StoredLogTest, ARecordCutShortGivesTheBytesThereWere) {
-  write("0", record(1, 3, "abc") + record(2, 100, "defg"));
+  write_segment("0", record(1, "abc") + record(2, 100, "defg"));
   auto log = stored();
   EXPECT_EQ(log->end_offset(), 7U);
   EXPECT_EQ(everything(*log), "abcdefg");
-  write("0", record(1, 3, "abc") + "\x01\0");
+  write_segment("0", record(1, "abc") + "\x01\0");
   log = stored();
   EXPECT_EQ(log->end_offset(), 3U);
   EXPECT_EQ(everything(*log), "abc");
 }
 
 TEST_F(StoredLogTest, WhatIsMissingIsAGap) {
-  write("5", record(1, 3, "abc"));
-  write("20", record(1, 2, "de"));
+  std::filesystem::remove(path_ + "/e/0");
+  write_segment("5", record(1, "abc"));
+  write_segment("20", record(1, "de"));
   auto log = stored();
   EXPECT_EQ(log->first_offset(), 5U);
   EXPECT_EQ(log->end_offset(), 22U);
@@ -68,15 +67,15 @@ TEST_F(StoredLogTest, WhatIsMissingIsAGap) {
 }
 
 TEST_F(StoredLogTest, SegmentsThatOverlapGiveEachOffsetOnce) {
-  write("0", record(1, 10, "0123456789"));
-  write("4", record(1, 3, "abc"));
+  write_segment("0", record(1, "0123456789"));
+  write_segment("4", record(1, "abc"));
   auto log = stored();
   EXPECT_EQ(everything(*log), "0123abc");
 }
 
 TEST_F(StoredLogTest, WhatIsNoRecordEndsItsSegment) {
-  write("0", record(1, 2, "ab") + record(0, 5, "xxxxx"));
-  write("9", record(7, 0, "") + "trailing");
+  write_segment("0", record(1, "ab") + record(0, "xxxxx"));
+  write_segment("9", record(7, "") + "trailing");
   auto log = stored();
   EXPECT_EQ(log->end_offset(), 9U);
   EXPECT_EQ(everything(*log), "ab[2-9]");
@@ -85,29 +84,79 @@ TEST_F(StoredLogTest, WhatIsNoRecordEndsItsSegment) {
 TEST_F(StoredLogTest, OddNamesAndThingsThatAreNoFilesAreNotRead) {
   for (const char* name : {"00", "-1", "1e3", "0x10", " 7", "18446744073709551616",
                            "18446744073709551615", "1152921504606846977", "7.bak"}) {
-    write(name, record(1, 2, "no"));
+    write_segment(name, record(1, "no"));
   }
   std::filesystem::create_symlink("/etc/passwd", path_ + "/e/100");
   ::mkfifo((path_ + "/e/200").c_str(), 0600);
   std::filesystem::create_directory(path_ + "/e/300");
-  std::filesystem::create_symlink("/etc/passwd", path_ + "/e/end");
-  write("0", record(1, 2, "ab"));
+  write_segment("0", record(1, "ab") + record(kEnd, "of another segment"));
   auto log = stored();
   EXPECT_FALSE(log->end().has_value());
   EXPECT_EQ(everything(*log), "ab[2-100][100-200][200-300]");
 }
 
-TEST_F(StoredLogTest, ALargeNoteIsNone) {
-  write("end", std::string(StoredLog::kMaxNote + 1, 'x'));
+TEST_F(StoredLogTest, TheEndIsTheLastRecord) {
+  write_segment("0", record(1, "abc") + record(kEnd, "end"));
+  EXPECT_EQ(stored()->end().value(), "end");
+  EXPECT_EQ(stored()->end_offset(), 3U);
+  write_segment("0", record(1, "abc") + record(kEnd, 4, "end"));  // cut short
   EXPECT_FALSE(stored()->end().has_value());
-  write("head", std::string(StoredLog::kMaxNote + 1, 'x'));
+  EXPECT_EQ(stored()->end_offset(), 3U);
+  write_segment("0", record(1, "abc") + record(kEnd, "end") + record(1, "def"));
+  auto log = stored();
+  EXPECT_FALSE(log->end().has_value());
+  EXPECT_EQ(everything(*log), "abcdef");
+  write_segment("0", record(1, "abc") + record(kEnd, "end") + record(1, 2, ""));
+  EXPECT_FALSE(stored()->end().has_value());
+}
+
+TEST_F(StoredLogTest, NotesAreNoBytesWhereverTheyAre) {
+  write_segment("0", record(1, "abc") + record(kHead, "again") + record(1, "def"));
+  auto log = stored();
+  EXPECT_EQ(log->head(), "head");
+  EXPECT_EQ(everything(*log), "abcdef");
+}
+
+TEST_F(StoredLogTest, ALargeNoteIsNone) {
+  write_segment("0", record(kEnd, std::string(kMaxNote, 'x')));
+  EXPECT_EQ(stored()->end()->size(), kMaxNote);
+  write_segment("0", record(kEnd, std::string(kMaxNote + 1, 'x')));
+  EXPECT_FALSE(stored()->end().has_value());
+  write("0", record(kHead, std::string(kMaxNote + 1, 'x')));
   EXPECT_FALSE(stored().has_value());
-  std::filesystem::remove(path_ + "/e/head");
+}
+
+TEST_F(StoredLogTest, WithoutAHeadIsNoLog) {
+  for (const std::string& bytes : {std::string(), record(1, "abc"), record(kEnd, "end"),
+                                   record(kHead, 5, "head"), record(kHead, "")}) {
+    write("0", bytes);
+    EXPECT_FALSE(stored().has_value()) << bytes;
+  }
+  std::filesystem::remove(path_ + "/e/0");
   EXPECT_FALSE(stored().has_value());
   EXPECT_FALSE(StoredLog::open(UniqueFd()).has_value());
 }
 
-TEST_F(StoredLogTest, WithoutASegmentIsEmpty) {
+TEST_F(StoredLogTest, IsGivenTheEndThatItsWriterCouldNot) {
+  for (const std::string& records : {std::string(), record(1, "abc"), record(2, 100, "defg")}) {
+    std::filesystem::remove_all(path_ + "/e");
+    std::filesystem::create_directory(path_ + "/e");
+    write_segment("0", records);
+    write("fresh", "left by another");
+    auto log = stored();
+    const std::string before = everything(*log);
+    ASSERT_TRUE(log->finish("end"));
+    EXPECT_FALSE(log->finish("again"));
+    auto finished = stored();
+    EXPECT_EQ(finished->head(), "head");
+    EXPECT_EQ(finished->end().value(), "end");
+    EXPECT_EQ(finished->end_offset(), before.size());
+    EXPECT_EQ(everything(*finished), before);
+    EXPECT_FALSE(finished->finish("again"));
+  }
+}
+
+TEST_F(StoredLogTest, OfAHeadAloneIsEmpty) {
   auto log = stored();
   EXPECT_EQ(log->end_offset(), 0U);
   EXPECT_EQ(everything(*log), "");

@@ -1,14 +1,19 @@
 #include "services/session/log_store.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include "runbus/v1/agent.pb.h"
+#include "services/log/output_log.h"
+#include "services/log/stored_log.h"
 #include "tests/unit/session/loop.h"
 
 namespace runbus::session {
@@ -23,14 +28,24 @@ class LogStoreTest : public ::testing::Test {
 
   // A sandbox's log folder with the execution in it, ended so many seconds ago.
   void execution(const std::string& name, int seconds_ago, std::uint64_t bytes = 10) {
-    const fs::path folder = from_ + "/" + name;
-    fs::create_directories(folder);
-    std::ofstream(folder / "head") << "head";
-    std::ofstream(folder / "0").close();
-    fs::resize_file(folder / "0", bytes);
-    std::ofstream(folder / "end") << "end";
-    fs::last_write_time(folder / "end",
-                        fs::file_time_type::clock::now() - std::chrono::seconds(seconds_ago));
+    const fs::path file = write_log(name, "head", "", "end");
+    fs::resize_file(file, std::max(bytes, fs::file_size(file)));
+    fs::last_write_time(file, fs::file_time_type::clock::now() - std::chrono::seconds(seconds_ago));
+  }
+  // Its first file. Without an end it is one that still runs.
+  fs::path write_log(const std::string& name, const std::string& head, const std::string& output,
+                     const std::string& end) {
+    fs::create_directories(from_);
+    const UniqueFd folder(::open(from_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    log::LogSpace space;
+    log::OutputLog log(1 << 20, space);
+    EXPECT_TRUE(log.create(folder.get(), name, head));
+    log.append(log::kStdout, output);
+    EXPECT_TRUE(end.empty() || log.finish(end));
+    return from_ + "/" + name + "/0";
+  }
+  std::optional<log::StoredLog> read(const std::string& name) {
+    return log::StoredLog::open(store_.open("k", name));
   }
   std::vector<std::string> kept(const std::string& key = "k") {
     auto names = store_.executions(key);
@@ -65,25 +80,19 @@ TEST_F(LogStoreTest, NotesTheLimitThatEndedAllThatRan) {
   head.set_execution_id("running");
   head.set_started_ms(1000);
   head.set_tag("tag");
-  fs::create_directories(from_ + "/running");
-  std::ofstream(from_ + "/running/head") << head.SerializeAsString();
-  std::ofstream(from_ + "/running/0").write("\1\0\0\2hi", 6);
+  write_log("running", head.SerializeAsString(), "hi", "");
   fs::create_directories(from_ + "/odd");
-  fs::create_symlink("/nowhere", from_ + "/odd/head");
+  fs::create_symlink("/nowhere", from_ + "/odd/0");
   store_.keep("k", "session-k", from_, "memory");
-  std::ifstream file(directory_.path() + "/logs/k/running/end");
   agent_v1::Exited exited;
-  ASSERT_TRUE(exited.ParseFromIstream(&file));
+  ASSERT_TRUE(exited.ParseFromString(read("running")->end().value()));
   EXPECT_EQ(exited.execution_id(), "running");
   EXPECT_EQ(exited.signal(), SIGKILL);
   EXPECT_EQ(exited.limit(), "memory");
   EXPECT_EQ(exited.end_offset(), 2);
   EXPECT_EQ(exited.tag(), "tag");
   EXPECT_GT(exited.ended_ms(), exited.started_ms());
-  std::ifstream old(directory_.path() + "/logs/k/ended/end");
-  std::string text;
-  old >> text;
-  EXPECT_EQ(text, "end");  // as it was
+  EXPECT_EQ(read("ended")->end().value(), "end");  // as it was
 }
 
 TEST_F(LogStoreTest, NamesTheSessionsOfWhichItKeepsSomething) {
@@ -114,12 +123,9 @@ TEST_F(LogStoreTest, AnEndInTheFutureIsNow) {
 TEST_F(LogStoreTest, ANewExecutionTakesThePlaceOfAnOldOneWithItsId) {
   execution("a", 100);
   store_.keep("k", "session-k", from_, "");
-  execution("a", 5);
-  std::ofstream(from_ + "/a/head") << "newer";
+  write_log("a", "newer", "", "end");
   store_.keep("k", "session-k", from_, "");
-  std::string head;
-  std::ifstream(directory_.path() + "/logs/k/a/head") >> head;
-  EXPECT_EQ(head, "newer");
+  EXPECT_EQ(read("a")->head(), "newer");
 }
 
 TEST_F(LogStoreTest, BeyondTheBoundsTheOldestGo) {
