@@ -193,12 +193,11 @@ void Agent::spawn(Connection& connection, std::uint64_t request_id, const v1::Sp
     return;
   }
   if (executions_.size() >= kMaxExecutions) {
-    const Execution* oldest = oldest_ended(nullptr);
-    if (oldest == nullptr) {
+    if (ended_.empty()) {
       connection.answer_failed(request_id, {v1::Failed::LIMIT, "too many executions", 0});
       return;
     }
-    drop(oldest->id());
+    drop(ended_.front());
   }
   if (auto failure = write_files(request)) {
     connection.answer_failed(request_id, *failure);
@@ -209,7 +208,7 @@ void Agent::spawn(Connection& connection, std::uint64_t request_id, const v1::Sp
                           request_id](std::optional<Failure> failure) {
     on_started(id, connection_id, request_id, std::move(failure));
   };
-  callbacks.on_ended = [this] { on_ended(); };
+  callbacks.on_ended = [this, id] { on_ended(id); };
   v1::Spawn kept = request;
   kept.clear_files();
   auto execution = std::make_unique<Execution>(services_, std::move(kept), std::move(callbacks));
@@ -250,7 +249,8 @@ void Agent::on_started(const std::string& id, std::uint64_t connection_id, std::
   }
 }
 
-void Agent::on_ended() {
+void Agent::on_ended(const std::string& id) {
+  ended_.push_back(id);
   loop_.post([this] {
     forget_old();
     update_idle();
@@ -383,51 +383,31 @@ void Agent::configure(const v1::Configure& request) {
 
 // ---- what is kept, and for how long -------------------------------------------------------------
 
-Execution* Agent::oldest_ended(const Execution* except) {
-  Execution* oldest = nullptr;
-  for (const auto& [id, execution] : executions_) {
-    if (execution->ended() && execution.get() != except &&
-        (oldest == nullptr || execution->ended_at() < oldest->ended_at())) {
-      oldest = execution.get();
-    }
-  }
-  return oldest;
-}
-
-void Agent::drop(const std::string& id) {
+void Agent::drop(std::string id) {
   const auto found = executions_.find(id);
   if (found != executions_.end()) {
     found->second->remove_log();
     executions_.erase(found);
+    std::erase(ended_, id);
   }
 }
 
 void Agent::forget_old() {
-  const auto expired = Clock::now() - result_ttl_;
-  const Execution* oldest = oldest_ended(nullptr);
-  while (oldest != nullptr && oldest->ended_at() <= expired) {
-    drop(oldest->id());
-    oldest = oldest_ended(nullptr);
+  const auto forget_at = [this] {
+    return executions_.at(ended_.front())->ended_at() + result_ttl_;
+  };
+  while (!ended_.empty() && forget_at() <= Clock::now()) {
+    drop(ended_.front());
   }
-  if (oldest != nullptr) {
-    forget_timer_.at(oldest->ended_at() + result_ttl_, [this] { forget_old(); });
+  if (!ended_.empty()) {
+    forget_timer_.at(forget_at(), [this] { forget_old(); });
   }
 }
 
 void Agent::make_log_room() {
-  const Execution* newest = nullptr;
-  for (const auto& [id, execution] : executions_) {
-    if (execution->ended() && (newest == nullptr || execution->ended_at() > newest->ended_at())) {
-      newest = execution.get();
-    }
-  }
   // The last one stays in any case: somebody is about to read it.
-  while (log_space_.used > log_space_.limit) {
-    const Execution* const oldest = oldest_ended(newest);
-    if (oldest == nullptr) {
-      break;
-    }
-    drop(oldest->id());
+  while (log_space_.used > log_space_.limit && ended_.size() > 1) {
+    drop(ended_.front());
   }
 }
 

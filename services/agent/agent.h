@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -54,7 +55,7 @@ class Agent final : public Connection::Owner {
   std::optional<Failure> write_files(const v1::Spawn& request) const;
   void on_started(const std::string& id, std::uint64_t connection_id, std::uint64_t request_id,
                   std::optional<Failure> failure);
-  void on_ended();
+  void on_ended(const std::string& id);
   void prepare();
   void attach(Connection& connection, std::uint64_t request_id, const v1::Attach& request);
   void credit(Connection& connection, std::uint64_t request_id, const v1::Credit& request);
@@ -71,9 +72,8 @@ class Agent final : public Connection::Owner {
   bool add_connection(UniqueFd input, UniqueFd output);
   // The execution of this id, or an answer NOT_FOUND.
   Execution* find(Connection& connection, std::uint64_t request_id, const std::string& id);
-  Execution* oldest_ended(const Execution* except);
   // Forgets an execution that has ended or never began.
-  void drop(const std::string& id);
+  void drop(std::string id);
   void forget_old();
   void make_log_room();
   void update_idle();
@@ -99,6 +99,7 @@ class Agent final : public Connection::Owner {
   std::chrono::milliseconds destroy_after_{0};
   std::uint64_t next_connection_ = 1;
   std::map<std::string, std::unique_ptr<Execution>> executions_;
+  std::deque<std::string> ended_;  // those that have ended, the oldest first
   // After the executions: destroyed before them, since attachments refer to them.
   std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
 };
