@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import weakref
 
 BINARY_DIR = pathlib.Path(os.environ.get("RUNBUS_BINARY_DIR", "build/release")).resolve()
 SOURCE_DIR = pathlib.Path(os.environ.get("RUNBUS_SOURCE_DIR", pathlib.Path(__file__).parents[3])).resolve()
@@ -105,8 +106,10 @@ class System:
     """`runbus up` in a state directory of its own, as the ordinary user `uid` if given. Use as a context manager."""
 
     def __init__(self, *arguments, state_dir=None, environment=None, uid=None):
-        self._own_state = state_dir is None
         self.state_dir = state_dir or tempfile.mkdtemp(prefix="runbus-test-")
+        # Another system may go on with it: what is not used as a context manager removes it when nothing refers to it any more.
+        own = state_dir is None
+        self._remove_state = weakref.finalize(self, shutil.rmtree, self.state_dir, ignore_errors=True) if own else lambda: None
         # What the suite is run with besides, such as another engine.
         self.arguments = [*arguments, *([] if "--engine" in arguments else shlex.split(os.environ.get("RUNBUS_TEST_UP", "")))]
         self.environment = environment
@@ -184,5 +187,4 @@ class System:
         try:
             self.stop(check=kind is None)
         finally:
-            if self._own_state:
-                shutil.rmtree(self.state_dir, ignore_errors=True)
+            self._remove_state()

@@ -8,10 +8,8 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
-import tempfile
 
 import pytest
 
@@ -255,8 +253,7 @@ def kill(system, part, worker):
 
 @pytest.mark.parametrize("part", PARTS)
 async def test_what_the_caller_sees(part):
-    state_dir = tempfile.mkdtemp(prefix="runbus-test-")
-    system = System("--max-sessions", "8", state_dir=state_dir)
+    system = System("--max-sessions", "8")
     callers = [Caller(system, state, number) for number, state in enumerate(TABLE)]
     clients = []
     try:
@@ -293,7 +290,6 @@ async def test_what_the_caller_sees(part):
             client.socket.transport.abort()
         if system.process is not None and system.process.returncode is None:
             system.stop(check=False)
-        shutil.rmtree(state_dir, ignore_errors=True)
 
 
 async def again(system):
