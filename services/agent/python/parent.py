@@ -30,11 +30,10 @@ PRESENT, EXCLUSIVE = 1 << 63, 1 << 56  # in /proc/self/pagemap
 PAGE, BLOCK = 4096, 2 << 20
 MAPPED_AT_ONCE = 64 << 10  # by a read fault in a file
 LARGEST_MAPPING = 64 << 20
-# Microseconds: about the cost of a block's copy. It is worth that if its touched pages, each a fault and a copy of its own, cost more.
-COST_OF_BLOCK = 250
-FEWEST_PAGES = 32
+FEWEST_PAGES_OF_CODE = 32
 LARGEST_JOB = 64 << 10
-MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE = 0x2 | 0x20 | 0x100000
+MAP_PRIVATE_ANONYMOUS, MAP_FIXED_NOREPLACE = 0x2 | 0x20, 0x100000
+MAP_FAILED = 2 ** 64 - 1
 # What an interpreter reads from its environment at its start and a spare can do later.
 KNOWN_VARIABLES = {b"PYTHONUNBUFFERED", b"PYTHONDONTWRITEBYTECODE"}
 SourceFileLoader = sys.modules["_frozen_importlib_external"].SourceFileLoader
@@ -45,6 +44,7 @@ native = ctypes.PyDLL(None)
 native.runbus_take_job.restype = ctypes.c_long
 native.mmap.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
 native.mmap.restype = ctypes.c_void_p
+native.munmap.argtypes = ctypes.c_void_p, ctypes.c_size_t
 
 
 class Range(ctypes.Structure):
@@ -370,24 +370,30 @@ def fill_gaps(block, parts):
     at = block
     for start, end in [(start, end) for start, end, _, _ in parts] + [(block + BLOCK, 0)]:
         if at < start:
-            native.mmap(at, start - at, 3, MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE, -1, 0)
+            native.mmap(at, start - at, 3, MAP_PRIVATE_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0)
         at = end
 
 
-# The blocks that are worth a large page, of code and of data. Constants that share a block with data become writable.
-def worthwhile_blocks(pages, fewest):
+# The blocks that are worth a large page, of code and of data. Constants that share a block with data become writable; reading
+# them is no cost, since the kernel maps their neighbours along.
+def worthwhile_blocks(pages):
     if len(os.listdir("/proc/self/task")) > 1:
         return [], []  # another thread could write to what is being copied
-    counts = {}
-    for page, _ in pages:
-        counts[block_of(page)] = counts.get(block_of(page), 0) + 1
+    counts, written = {}, {}
+    for page, writable in pages:
+        block = block_of(page)
+        counts[block] = counts.get(block, 0) + 1
+        written[block] = written.get(block, 0) + writable
+    fewest = pages_of_a_blocks_cost([page for page in pages if page[1]])
+    if fewest is None:
+        return [], []
     layout = list(mappings())
     code, data = [], []
     for block, count in sorted(counts.items()):
         parts = parts_of(block, layout)
-        if count >= FEWEST_PAGES and is_code(parts):
+        if count >= FEWEST_PAGES_OF_CODE and is_code(parts):
             code.append(block)
-        elif count >= fewest and is_data(parts):
+        elif written[block] >= fewest and is_data(parts):
             fill_gaps(block, parts)
             data.append(block)
     return code, data
@@ -434,20 +440,29 @@ def cost_of(memory):
     return (usage.ru_utime + usage.ru_stime) * 1e6
 
 
-# Of a touched page: 1.5 microseconds were seen, and 40 where each fault goes by way of a hypervisor.
-def cost_of_page(pages):
-    nothing, ranges = as_ranges([], PAGE), as_ranges(pages, PAGE)
-    costs = [cost_of(Memory(nothing, 0, ranges, len(ranges))) - cost_of(Memory(nothing, 0, nothing, 0)) for _ in range(3)]
-    return max(min(costs), 1) / max(len(pages), 1)
+# How many pages that are written cost as much as the copy of a block. Seen: 200, and 6 where each page's fault goes by way of a
+# hypervisor. None: there are no large pages, or nothing to compare.
+def pages_of_a_blocks_cost(written):
+    at = native.mmap(0, 2 * BLOCK, 3, MAP_PRIVATE_ANONYMOUS, -1, 0)
+    if at == MAP_FAILED:
+        return None
+    block, pages, nothing = own([block_of(at + BLOCK - 1)], True), as_ranges(written, PAGE), as_ranges([], PAGE)
+    fewest = None
+    if block is not None and written and size_of_large_pages() >= BLOCK:
+        bare, all_pages, one_block = (
+            min(cost_of(memory) for _ in range(3))
+            for memory in (Memory(nothing, 0, nothing, 0), Memory(nothing, 0, pages, len(pages)), Memory(block, 1, nothing, 0)))
+        fewest = (one_block - bare) / max((all_pages - bare) / len(written), 0.1)
+    native.munmap(at, 2 * BLOCK)
+    return fewest
 
 
 def lay_out_memory(program, own_locale):
     pages = learn_touched_pages(program, own_locale)
-    cost = cost_of_page([page for page in pages if page[1]])
-    code, data = worthwhile_blocks(pages, max(FEWEST_PAGES, COST_OF_BLOCK / cost))
+    code, data = worthwhile_blocks(pages)
     ranges = own(data, True)
     if ranges is None or size_of_large_pages() < len(data) * BLOCK:
-        ranges, code, data = as_ranges([], BLOCK), [], []  # a machine without: page by page
+        ranges, code, data = as_ranges([], BLOCK), [], []  # there were no more of them: page by page
     own(code, False)
     rest = as_ranges(single_pages(pages, {*code, *data}), PAGE)
     return Memory(ranges, len(ranges), rest, len(rest))
