@@ -275,8 +275,7 @@ void Run::running() {
     orphan();
   } else {
     sink_->started(language_.name);
-    host_.manager().oom_kills(
-        session_, [self = shared_from_this()](std::uint64_t count) { self->oom_kills_ = count; });
+    oom_kills_ = session_->oom_kills();
   }
 }
 
@@ -349,22 +348,9 @@ void Run::done(Result<agent_v1::Exited> result) {
   }
   stage_ = Stage::kEnding;
   Outcome outcome = outcome_of(*result);
-  if (result->signal() == SIGKILL && outcome.status == "failed" && !outcome.limit && oom_kills_) {
-    host_.manager().oom_kills(session_,
-                              [self = shared_from_this(), outcome](std::uint64_t count) mutable {
-                                if (count > *self->oom_kills_) {
-                                  outcome.limit = "memory";
-                                }
-                                self->complete(std::move(outcome));
-                              });
-    return;
-  }
-  complete(std::move(outcome));
-}
-
-void Run::complete(Outcome outcome) {
-  if (stage_ != Stage::kEnding) {
-    return;
+  if (result->signal() == SIGKILL && outcome.status == "failed" && !outcome.limit && oom_kills_ &&
+      session_->oom_kills() > *oom_kills_) {
+    outcome.limit = "memory";
   }
   if (!call_->ended()) {
     sink_->finish(outcome);

@@ -95,7 +95,6 @@ class Run final : public std::enable_shared_from_this<Run> {
   void feed_input();
   void retry();
   void done(Result<session::agent_v1::Exited> result);
-  void complete(Outcome outcome);
   void cancelled(const Error& reason);
   void kill(const std::string& reason);
   void orphan();
@@ -132,7 +131,7 @@ class Run final : public std::enable_shared_from_this<Run> {
   std::size_t input_sent_ = 0;
   std::chrono::milliseconds input_delay_{0};
   std::unique_ptr<boost::asio::steady_timer> input_timer_;
-  std::optional<std::uint64_t> oom_kills_;
+  std::optional<std::uint64_t> oom_kills_;  // of the session at its start
   std::vector<std::function<void(Result<void>)>> waiting_;
 };
 

@@ -7,9 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <sstream>
+#include <utility>
 
 namespace runbus::session {
 namespace {
@@ -43,9 +45,9 @@ std::vector<pid_t> members(const std::string& folder) {
   return pids;
 }
 
-// The value after "`name` " in a file of such lines.
-std::uint64_t keyed_value(const std::string& path, const std::string& name) {
-  std::istringstream lines(read_small_file(path));
+// The value after "`name` " in such lines.
+std::uint64_t keyed_value(std::string text, const std::string& name) {
+  std::istringstream lines(std::move(text));
   std::string key;
   std::uint64_t value = 0;
   while (lines >> key >> value) {
@@ -133,7 +135,7 @@ Result<void> freeze_v2(const std::string& folder, Deadline deadline) {
   if (Result<void> written = write_file(folder + "/cgroup.freeze", "1"); !written) {
     return written;
   }
-  while (keyed_value(folder + "/cgroup.events", "frozen") != 1) {
+  while (keyed_value(read_small_file(folder + "/cgroup.events"), "frozen") != 1) {
     if (passed(deadline)) {
       Error error = not_frozen(folder);
       (void)write_file(folder + "/cgroup.freeze", "0");
@@ -239,14 +241,23 @@ void Cgroup::kill() const {
   (void)thaw();
 }
 
-std::uint64_t Cgroup::oom_kills() const {
+OomCounter Cgroup::oom_counter() const {
   for (const std::string& folder : folders) {
     const std::string path = folder + (version == 2 ? "/memory.events" : "/memory.oom_control");
-    if (exists(path)) {
-      return keyed_value(path, "oom_kill");
+    if (UniqueFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)}) {
+      return OomCounter(std::move(file));
     }
   }
-  return 0;
+  return {};
+}
+
+std::uint64_t OomCounter::kills() {
+  std::array<char, 1024> text{};
+  const ssize_t size = file_ ? ::pread(file_.get(), text.data(), text.size(), 0) : 0;
+  if (size > 0) {
+    last_ = keyed_value(std::string(text.data(), static_cast<std::size_t>(size)), "oom_kill");
+  }
+  return last_;
 }
 
 Result<void> Cgroup::remove(Deadline deadline) const {

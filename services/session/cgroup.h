@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "proto/support/error.h"
@@ -21,6 +22,20 @@ struct CgroupLimits {
   double cpus = 0;
 };
 
+// How often the kernel has killed for memory in a sandbox, by the group's own counter. Its file
+// stays open: a look takes microseconds.
+class OomCounter {
+ public:
+  OomCounter() = default;  // 0 for ever: not known
+  explicit OomCounter(UniqueFd file) : file_(std::move(file)) {}
+  // Since the sandbox was made; of one that has gone what it said last.
+  std::uint64_t kills();
+
+ private:
+  UniqueFd file_;
+  std::uint64_t last_ = 0;
+};
+
 // One sandbox's group: its folder in each hierarchy (one in version 2). Plain data, so that it can
 // be written down and used by a later process.
 struct Cgroup {
@@ -34,7 +49,7 @@ struct Cgroup {
   Result<void> thaw() const;
   // Sends SIGKILL to every member; members that fork meanwhile do not escape.
   void kill() const;
-  std::uint64_t oom_kills() const;
+  OomCounter oom_counter() const;
   // Removes the emptied folders, killing again what still shows up; an error names what stayed.
   Result<void> remove(Deadline deadline) const;
 };

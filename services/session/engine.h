@@ -8,6 +8,7 @@
 
 #include "proto/support/error.h"
 #include "proto/support/unique_fd.h"
+#include "services/session/cgroup.h"
 
 // An engine makes sandboxes; the agent inside does the work. Engines know nothing of languages or
 // of executions (DESIGN.md "Sessions and sandboxes"): a new one is a new file and a line in
@@ -83,9 +84,8 @@ class Engine {
     (void)state_dir;
     return {};
   }
-  // Number of times the kernel killed for memory in this sandbox, by the cgroup's own counter; 0
-  // where unknown.
-  virtual std::uint64_t oom_kills(const std::string& state_dir) = 0;
+  // Of the sandbox that runs in state_dir.
+  virtual OomCounter oom_counter(const std::string& state_dir) = 0;
 };
 
 // "oci", "bubblewrap", "process" (needs `insecure`), or "auto": the first of oci and bubblewrap

@@ -262,9 +262,9 @@ Result<void> LocalEngine::resume(const std::string& state_dir) {
   return state ? state->cgroup.thaw() : Result<void>(state.error());
 }
 
-std::uint64_t LocalEngine::oom_kills(const std::string& state_dir) {
+OomCounter LocalEngine::oom_counter(const std::string& state_dir) {
   const Result<EngineState> state = EngineState::load(state_dir);
-  return state ? state->cgroup.oom_kills() : 0;
+  return state ? state->cgroup.oom_counter() : OomCounter();
 }
 
 }  // namespace runbus::session

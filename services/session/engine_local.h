@@ -26,7 +26,7 @@ class LocalEngine : public Engine {
   bool alive(const std::string& state_dir) override;
   Result<void> pause(const std::string& state_dir) override;
   Result<void> resume(const std::string& state_dir) override;
-  std::uint64_t oom_kills(const std::string& state_dir) override;
+  OomCounter oom_counter(const std::string& state_dir) override;
 
  protected:
   // One creation under way: what the sandbox gets, owned until it was started.

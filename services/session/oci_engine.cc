@@ -204,8 +204,9 @@ Result<void> OciEngine::run_runtime(Start& start, Launch& launch, const std::str
 // Here, since whoever tidies up has no setting of the runtime.
 std::string OciEngine::ended_by(const std::string& state_dir) {
   const Result<EngineState> state = EngineState::load(state_dir);
-  return state && state->runtime.ends_with("/runsc") && state->cgroup.oom_kills() > 0 ? "memory"
-                                                                                      : "";
+  const bool killed =
+      state && state->runtime.ends_with("/runsc") && state->cgroup.oom_counter().kills() > 0;
+  return killed ? "memory" : "";
 }
 
 void OciEngine::clean_up(const EngineState& state) {

@@ -53,6 +53,7 @@ class SandboxKeeper {
     bool resumed = false;           // it was paused
     std::uint64_t replaced_ms = 0;  // created_ms of a sandbox that was found dead and removed, or 0
     std::size_t sandboxes = 0;      // on the node, when it was created
+    OomCounter oom_counter;
   };
   // The session's living sandbox, running; a dead one is removed. Without one: a new one of
   // `create`, or kNotFound. `unreachable_ms`: the sandbox of this created_ms is known to have lost

@@ -140,11 +140,17 @@ void SessionManager::open(const std::string& session_id, std::uint64_t unreachab
       break;
     }
   }
-  on_pool([this, session_id, create = std::move(create),
-           unreachable_ms] { return keeper_.open(session_id, create, unreachable_ms); },
-          [this, session_id](Result<SandboxKeeper::Opened> result) {
-            opened(session_id, std::move(result));
-          });
+  on_pool(
+      [this, session_id, create = std::move(create), unreachable_ms] {
+        auto opened = keeper_.open(session_id, create, unreachable_ms);
+        if (opened) {
+          opened->oom_counter = engine_.oom_counter(opened->record.dir);
+        }
+        return opened;
+      },
+      [this, session_id](Result<SandboxKeeper::Opened> result) {
+        opened(session_id, std::move(result));
+      });
 }
 
 void SessionManager::opened(const std::string& session_id, Result<SandboxKeeper::Opened> result) {
@@ -167,18 +173,18 @@ void SessionManager::opened(const std::string& session_id, Result<SandboxKeeper:
     ready(session_id, SessionPtr(known));
     return;
   }
-  connect(session_id, result->record, result->created);
+  connect(session_id, std::move(*result));
 }
 
-void SessionManager::connect(const std::string& session_id, const SandboxRecord& record,
-                             bool created) {
-  auto session = std::make_shared<Session>(io_.get_executor(), record);
-  session->agent_ = session->connect(
-      [this, alive = std::weak_ptr(alive_), session_id, session, created](Result<void> result) {
-        if (alive.lock()) {
-          connected(session_id, session, created, result);
-        }
-      });
+void SessionManager::connect(const std::string& session_id, SandboxKeeper::Opened opened) {
+  auto session = std::make_shared<Session>(io_.get_executor(), std::move(opened.record),
+                                           std::move(opened.oom_counter));
+  session->agent_ = session->connect([this, alive = std::weak_ptr(alive_), session_id, session,
+                                      created = opened.created](Result<void> result) {
+    if (alive.lock()) {
+      connected(session_id, session, created, result);
+    }
+  });
 }
 
 void SessionManager::connected(const std::string& session_id, const SessionPtr& session,
@@ -412,12 +418,6 @@ void SessionManager::look_up(const std::string& session_id,
     return;
   }
   on_pool([this, session_id] { return keeper_.look_up(session_id); }, std::move(callback));
-}
-
-void SessionManager::oom_kills(const SessionPtr& session,
-                               std::function<void(std::uint64_t)> callback) {
-  on_pool([this, dir = session->record().dir] { return engine_.oom_kills(dir); },
-          std::move(callback));
 }
 
 void SessionManager::sweep() {

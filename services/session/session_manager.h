@@ -24,8 +24,10 @@ namespace runbus::session {
 // while, so that its agent may end an idle sandbox. Loop thread.
 class Session {
  public:
-  Session(boost::asio::any_io_executor executor, SandboxRecord record)
-      : executor_(std::move(executor)), record_(std::move(record)) {}
+  Session(boost::asio::any_io_executor executor, SandboxRecord record, OomCounter oom_counter)
+      : executor_(std::move(executor)),
+        record_(std::move(record)),
+        oom_counter_(std::move(oom_counter)) {}
 
   const std::string& id() const { return record_.session_id; }
   const SandboxRecord& record() const { return record_; }
@@ -36,6 +38,8 @@ class Session {
   // Its workspace was larger than Limits::disk when it was last measured (a soft quota).
   bool over_quota() const { return over_quota_; }
   std::shared_ptr<AgentClient> shared_agent() const { return agent_; }
+  // How often the kernel has killed for memory in its sandbox.
+  std::uint64_t oom_kills() { return oom_counter_.kills(); }
   // A connection of the caller's own: an execution has one attachment per connection.
   std::shared_ptr<AgentClient> connect(std::function<void(Result<void>)> ready) const;
 
@@ -43,6 +47,7 @@ class Session {
   friend class SessionManager;
   boost::asio::any_io_executor executor_;
   SandboxRecord record_;
+  OomCounter oom_counter_;
   std::shared_ptr<AgentClient> agent_;
   bool over_quota_ = false;
 };
@@ -117,8 +122,6 @@ class SessionManager {
   // What is on disk of living sandboxes; paused ones stay paused. look_up: kNotFound, kValidation.
   void list(std::function<void(std::vector<SandboxRecord>)> callback);
   void look_up(const std::string& session_id, std::function<void(Result<SandboxRecord>)> callback);
-  // Engine::oom_kills of the session's sandbox.
-  void oom_kills(const SessionPtr& session, std::function<void(std::uint64_t)> callback);
 
  private:
   struct Waiter {
@@ -162,7 +165,7 @@ class SessionManager {
   void want(const std::string& session_id, Waiter waiter, bool use);
   void open(const std::string& session_id, std::uint64_t unreachable_ms);
   void opened(const std::string& session_id, Result<SandboxKeeper::Opened> result);
-  void connect(const std::string& session_id, const SandboxRecord& record, bool created);
+  void connect(const std::string& session_id, SandboxKeeper::Opened opened);
   void connected(const std::string& session_id, const SessionPtr& session, bool created,
                  const Result<void>& result);
   agent_v1::AgentRequest configuration() const;

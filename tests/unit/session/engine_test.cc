@@ -223,10 +223,11 @@ TEST_P(Sandboxed, SurvivesAMemoryBombWhichTheKernelEndsAndCounts) {
   Session session(GetParam());
   session.spec().limits.memory = 96U << 20;
   session.start();
-  EXPECT_EQ(0U, session.engine().oom_kills(session.state_dir()));
+  OomCounter counter = session.engine().oom_counter(session.state_dir());
+  EXPECT_EQ(0U, counter.kills());
   EXPECT_THAT(session.attack("memory 16"), HasSubstr("ate it all"));
   EXPECT_THAT(session.attack("memory 400"), Not(HasSubstr("ate it all")));
-  EXPECT_GE(session.engine().oom_kills(session.state_dir()), 1U);
+  EXPECT_GE(counter.kills(), 1U);
   EXPECT_TRUE(session.engine().alive(session.state_dir()));
   EXPECT_THAT(session.run("echo still"), HasSubstr("still"));
 }
