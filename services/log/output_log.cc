@@ -31,8 +31,13 @@ bool PreparedLog::make(int directory_fd) {
     return is_ready();
   }
   const std::string name = kName;
-  remove_first(directory_fd, name);  // what an earlier process left
-  if (::mkdirat(directory_fd, kName, 0700) == 0) {
+  const auto make_folder = [directory_fd] { return ::mkdirat(directory_fd, kName, 0700) == 0; };
+  bool made = make_folder();
+  if (!made && errno == EEXIST) {  // an earlier process left it
+    remove_first(directory_fd, name);
+    made = make_folder();
+  }
+  if (made) {
     file_ = make_file(directory_fd, name + kFirstSegment);
   }
   return is_ready();
