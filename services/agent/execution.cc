@@ -146,13 +146,13 @@ std::optional<Failure> Execution::launch() {
   if (step.timeout_ms() != 0) {
     step_timeout_.after(timeout_of(step.timeout_ms()), [this] { kill("timeout", "time"); });
   }
-  update_reading();
   if (warm_) {
     program_ = warm_program;
     state_ = State::kRunning;
     watch_spare();
     announce_started(std::nullopt);
   }
+  update_reading();
   return std::nullopt;
 }
 
@@ -258,6 +258,7 @@ void Execution::on_report(const HelperReport& report) {
       services_.reaper.set_program(helper_, program_);
       state_ = State::kRunning;
       announce_started(std::nullopt);
+      update_reading();
       break;
     case HelperReport::kExecFailed:
       append(kStderr, "runbus: cannot run " + spawn_.steps(step_).argv(0) + ": " +

@@ -71,6 +71,9 @@ std::uint64_t Execution::unread() const {
 }
 
 bool Execution::may_read() const {
+  if (state_ == State::kStarting) {
+    return false;  // it may print before its helper says that it runs
+  }
   if (attachments_.empty() || (drain_all_ && state_ == State::kDraining)) {
     return true;
   }

@@ -36,6 +36,7 @@ void Run::prepare() {
   const SinkIds ids{request_.execution_id(), request_.session_id()};
   const v1::Resume* resume = call_->resume();
   look_first_ = resume != nullptr;
+  may_have_begun_ = resume != nullptr && resume->sequence() > 0;
   if (streaming_) {
     sink_ =
         make_stream_sink(call_, host_.executor(), ids, resume != nullptr && resume->sequence() > 0);
@@ -47,11 +48,15 @@ void Run::prepare() {
   call_->on_cancel([self = shared_from_this()](const Error& reason) { self->cancelled(reason); });
 }
 
+// It ran in a sandbox that has gone.
+bool Run::kept() const {
+  return host_.archive().has(request_.session_id(), request_.execution_id());
+}
+
 void Run::begin() {
   begun_ = true;
-  if (host_.archive().has(request_.session_id(), request_.execution_id())) {
-    // It ran in a sandbox that has gone: not again.
-    hand_over();
+  if (kept()) {
+    hand_over();  // not again
   } else {
     open();
   }
@@ -70,7 +75,7 @@ void Run::open() {
   auto callback = [self = shared_from_this()](Result<session::SessionPtr> session) {
     self->opened(std::move(session));
   };
-  if (spawn_sent_ || call_->resume() != nullptr) {
+  if (may_have_begun_ || (call_->resume() != nullptr && !nowhere_)) {
     host_.manager().find(request_.session_id(), std::move(callback));
   } else {
     host_.manager().find_or_create(request_.session_id(),
@@ -84,7 +89,12 @@ void Run::opened(Result<session::SessionPtr> session) {
     return;
   }
   if (!session) {
-    if (session.error().code == ErrorCode::kNotFound && !gone_) {
+    const bool not_found = session.error().code == ErrorCode::kNotFound;
+    if (not_found && !may_have_begun_ && !nowhere_ && !kept()) {
+      // The worker that had accepted it died before the session had a sandbox.
+      nowhere_ = true;
+      open();
+    } else if (not_found && !gone_) {
       hand_over();
     } else {
       fail(session.error());
@@ -221,7 +231,7 @@ void Run::written() {
 
 void Run::spawn() {
   stage_ = Stage::kSpawning;
-  spawn_sent_ = true;
+  may_have_begun_ = true;
   agent_v1::AgentRequest request;
   *request.mutable_spawn() = plan_.spawn;
   if (files_go_with_spawn()) {
@@ -324,7 +334,7 @@ void Run::retry() {
     fail(make_error(ErrorCode::kUnavailable, "the session's agent cannot be reached"));
     return;
   }
-  look_first_ = look_first_ || spawn_sent_;
+  look_first_ = look_first_ || may_have_begun_;
   open();
 }
 
@@ -333,7 +343,7 @@ void Run::done(Result<agent_v1::Exited> result) {
   if (!result) {
     if (stage_ == Stage::kOpening && result.error().code == ErrorCode::kNotFound) {
       // Looked for, not there: it is ours to start, unless it was started and has been forgotten.
-      if (spawn_sent_) {
+      if (may_have_begun_) {
         fail(make_error(ErrorCode::kWorkerLost, "the execution is no longer kept"));
       } else {
         write();
@@ -371,7 +381,7 @@ void Run::cancelled(const Error& reason) {
   kill_reason_ = reason.code == ErrorCode::kTimeout ? "timeout" : "cancelled";
   if (stage_ == Stage::kRunning) {
     kill(kill_reason_);
-  } else if (!spawn_sent_ && stage_ < Stage::kSpawning) {
+  } else if (!may_have_begun_ && stage_ < Stage::kSpawning) {
     fail(reason);
   }
 }

@@ -88,6 +88,7 @@ class Run final : public std::enable_shared_from_this<Run> {
   bool files_go_with_spawn() const;
   void written();
   void spawn();
+  bool kept() const;
   void hand_over();
   void spawned(const Result<session::agent_v1::AgentReply>& reply);
   bool adopt(const session::agent_v1::Attached& attached);
@@ -114,8 +115,10 @@ class Run final : public std::enable_shared_from_this<Run> {
 
   Stage stage_ = Stage::kWaiting;
   bool look_first_ = false;  // the agent may know the execution already
-  bool spawn_sent_ = false;  // it may have begun: never in another sandbox
-  bool gone_ = false;        // the caller is gone
+  bool may_have_begun_ =
+      false;              // spawned, or the caller has seen an item: never in another sandbox
+  bool nowhere_ = false;  // of a resumed call: there is no sandbox that could have it
+  bool gone_ = false;     // the caller is gone
   bool begun_ = false;
   bool left_ = false;        // orphaned once
   std::string kill_reason_;  // the call was cancelled

@@ -2,6 +2,10 @@
 call: test_death_table.py."""
 
 import asyncio
+import fcntl
+import hashlib
+import os
+import pathlib
 import time
 
 import pytest
@@ -66,3 +70,28 @@ async def test_kill_9_under_load(system, program):
     # The last third of the load, 4 s and more after the death, sees no failures.
     late = [outcome for outcome, when in outcomes if when > moment + 6 and outcome != "ok"]
     assert not late, late
+
+
+def waits_for(lock):
+    """Pids of the processes that wait for this flock."""
+    inode = os.fstat(lock.fileno()).st_ino
+    lines = (line.split() for line in pathlib.Path("/proc/locks").read_text().splitlines())
+    return [int(words[5]) for words in lines if words[1] == "->" and words[6].endswith(f":{inode}")]
+
+
+@pytest.mark.parametrize("method", ["execute.code", "execute.code_streaming"])
+async def test_a_call_whose_sandbox_is_still_being_made_outlives_its_worker(system, method):
+    locks = pathlib.Path(system.state_dir, "node", "locks")
+    key = hashlib.sha256(b"held").hexdigest()[:32]
+    with open(locks / key, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
+        # A worker has accepted the call and gets no further.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        async with Client(system) as client:
+            call = await client.start(method, {"code": "print('ran')", "session_id": "held"})
+            await asyncio.to_thread(wait_until, lambda: waits_for(lock), "the worker waits for the sandbox")
+            killed = system.kill("runbus-worker")
+            await asyncio.to_thread(wait_until, lambda: set(waits_for(lock)) - {killed}, "the next worker does")
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            result = await call.result()
+            assert result["exit_code"] == 0
+            assert result.get("stdout", call.bytes().decode()) == "ran\n"

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "tests/unit/agent/agent_process.h"
@@ -43,6 +44,42 @@ TEST_F(AgentOutput, NumbersTheBytesOfBothStreamsInOneSequence) {
   EXPECT_EQ(stream.out, "o1\no2\no3\no4\no5\no6\no7\no8\no9\n");
   EXPECT_EQ(stream.err, "e1\ne2\ne3\ne4\ne5\ne6\ne7\ne8\ne9\n");
   EXPECT_EQ(stream.exited.end_offset(), 54U);
+}
+
+// The program may have printed before its helper says that it runs.
+TEST_F(AgentOutput, ComesAfterTheAnswerToItsSpawn) {
+  constexpr int kAtOnce = 16;
+  for (int round = 0; round < 10; ++round) {
+    std::map<std::string, std::uint64_t> spawned;
+    for (int i = 0; i < kAtOnce; ++i) {
+      const std::string id = std::to_string(round) + "-" + std::to_string(i);
+      v1::AgentRequest request;
+      request.set_request_id(spawned[id] = 1'000'000 + static_cast<std::uint64_t>(i));
+      *request.mutable_spawn() = shell_execution(id, "");
+      auto& argv = *request.mutable_spawn()->mutable_steps(0)->mutable_argv();
+      argv.Clear();
+      argv.Add("/bin/echo");
+      argv.Add("x");
+      client_.send(request);
+      v1::AgentRequest attach;
+      attach.set_request_id(2'000'000 + static_cast<std::uint64_t>(i));
+      attach.mutable_attach()->set_execution_id(id);
+      attach.mutable_attach()->set_credit(kPlenty);
+      client_.send(attach);
+    }
+    for (int ended = 0; ended < kAtOnce;) {
+      const auto received = client_.next();
+      ASSERT_TRUE(received.has_value());
+      const v1::AgentReply& reply = received->reply;
+      if (reply.has_done()) {
+        std::erase_if(spawned,
+                      [&reply](const auto& each) { return each.second == reply.request_id(); });
+      }
+      ASSERT_FALSE(reply.has_output() && spawned.contains(reply.output().execution_id()));
+      ASSERT_FALSE(reply.has_exited() && spawned.contains(reply.exited().execution_id()));
+      ended += reply.has_exited() ? 1 : 0;
+    }
+  }
 }
 
 TEST_F(AgentOutput, IsCompleteUnderCredit) {

@@ -120,6 +120,28 @@ TEST_F(KeptLog, AResumedCallGoesOnInIt) {
   const auto other =
       wait_for(start("execute.code_streaming", code("echo", "other"), kPlenty, resume));
   EXPECT_EQ(other->error->code, ErrorCode::kWorkerLost);
+  // Nor where the session has a sandbox again.
+  ASSERT_EQ(run(code("true", "another")).exit_code(), 0);
+  const auto again =
+      wait_for(start("execute.code_streaming", code("echo", "other"), kPlenty, resume));
+  EXPECT_EQ(again->error->code, ErrorCode::kWorkerLost);
+}
+
+// A worker may die between accepting a call and making its sandbox.
+TEST_F(KeptLog, AResumedCallThatNeverBeganBegins) {
+  const auto call = wait_for(
+      start("execute.code_streaming", code("echo once >> ran; cat ran"), kPlenty, v1::Resume()));
+  EXPECT_EQ(output(call), "once\n");
+  EXPECT_EQ(result(call).exit_code(), 0);
+  // This one did.
+  const auto again = wait_for(
+      start("execute.code_streaming", code("echo once >> ran; cat ran"), kPlenty, v1::Resume()));
+  EXPECT_EQ(output(again), "once\n");
+  close_session();
+  const auto kept = wait_for(
+      start("execute.code_streaming", code("echo once >> ran; cat ran"), kPlenty, v1::Resume()));
+  EXPECT_EQ(output(kept), "once\n");
+  EXPECT_EQ(result(kept).exit_code(), 0);
 }
 
 TEST_F(KeptLog, NamesTheGapOfWhatIsMissing) {
