@@ -10,7 +10,7 @@ namespace runbus::session {
 struct WorkspaceSize {
   std::uint64_t bytes = 0;  // on disk, a file with several names once
   std::uint64_t files = 0;  // and folders
-  // Too much to go on counting: more than the quota, or folders too deep in each other.
+  // Too much to go on counting; or its folders were moved again and again while that was tried.
   bool over = false;
 };
 
@@ -19,8 +19,8 @@ struct WorkspaceSize {
 std::uint64_t files_of_quota(std::uint64_t bytes);
 
 // What the tree at `path` takes, counted up to `quota` bytes and files_of_quota files. The tree is
-// hostile and changes meanwhile: no link is followed, no other file system entered, at most 128
-// folders are open. Blocking, for a time that the quota bounds.
+// hostile and changes meanwhile: no link is followed, no other file system entered; it may be of
+// any depth, three descriptors are open. Blocking, for a time that the quota bounds.
 Result<WorkspaceSize> measure_workspace(const std::string& path, std::uint64_t quota);
 
 }  // namespace runbus::session

@@ -5,9 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
+#include "proto/support/unique_fd.h"
+#include "services/session/remove_tree.h"
 #include "tests/unit/session/loop.h"
 
 namespace runbus::session {
@@ -43,7 +47,7 @@ TEST(WorkspaceSize, AHoleTakesNothing) {
   EXPECT_FALSE(measure_workspace(directory.path(), kMiB).value().over);
 }
 
-TEST(WorkspaceSize, IsOverByBytesByFilesAndByDepth) {
+TEST(WorkspaceSize, IsOverByBytesAndByFiles) {
   const testing::TemporaryDirectory directory;
   write_file(directory.path() + "/file", 2 * kMiB);
   EXPECT_TRUE(measure_workspace(directory.path(), kMiB).value().over);
@@ -55,14 +59,51 @@ TEST(WorkspaceSize, IsOverByBytesByFilesAndByDepth) {
   }
   EXPECT_TRUE(measure_workspace(many.path(), kMiB).value().over);
   EXPECT_FALSE(measure_workspace(many.path(), 1024 * kMiB).value().over);
+}
 
-  const testing::TemporaryDirectory deep;
-  std::string path = deep.path();
-  for (int level = 0; level < 200; ++level) {
-    path += "/d";
+TEST(WorkspaceSize, CountsToAnyDepth) {
+  constexpr int kDepth = 3000;  // longer than a path may be
+  const testing::TemporaryDirectory directory;
+  UniqueFd folder(::open(directory.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (int level = 0; level < kDepth; ++level) {
+    ASSERT_EQ(::mkdirat(folder.get(), "d", 0700), 0);
+    ASSERT_EQ(::mkdirat(folder.get(), "beside", 0700), 0);
+    folder.reset(::openat(folder.get(), "d", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   }
-  std::filesystem::create_directories(path);
-  EXPECT_TRUE(measure_workspace(deep.path(), kMiB * 1024).value().over);
+  const auto size = measure_workspace(directory.path(), 1024 * kMiB);
+  EXPECT_FALSE(size->over);
+  EXPECT_EQ(size->files, 2U * kDepth);
+  EXPECT_TRUE(remove_tree(directory.path()));
+}
+
+TEST(WorkspaceSize, EndsInATreeThatMoves) {
+  const testing::TemporaryDirectory directory;
+  for (const char* name : {"/a", "/b"}) {
+    std::filesystem::create_directories(directory.path() + name + "/c/d/e");
+  }
+  std::filesystem::create_directories(directory.path() + "/a/moved/x/y/z");
+  const std::string from = directory.path() + "/a/moved";
+  const std::string to = directory.path() + "/b/c/d/moved";
+  std::atomic<bool> done = false;
+  std::thread mover([&] {
+    while (!done) {
+      ::rename(from.c_str(), to.c_str());
+      ::rename(to.c_str(), from.c_str());
+    }
+  });
+  int counted = 0;
+  for (int round = 0; round < 2000; ++round) {
+    const auto size = measure_workspace(directory.path(), kMiB * 1024);
+    ASSERT_TRUE(size.has_value());
+    if (!size->over) {
+      ++counted;
+      EXPECT_GE(size->files, 8U);   // without what moves
+      EXPECT_LE(size->files, 16U);  // with it, twice
+    }
+  }
+  done = true;
+  mover.join();
+  EXPECT_GT(counted, 0);
 }
 
 TEST(WorkspaceSize, SaysWhenThereIsNoWorkspace) {
