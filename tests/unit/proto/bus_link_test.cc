@@ -1,142 +1,19 @@
 #include "proto/wire/bus_link.h"
 
 #include <gtest/gtest.h>
-#include <sys/stat.h>
 
 #include <chrono>
-#include <filesystem>
-#include <fstream>
 #include <optional>
 #include <vector>
 
 #include "proto/support/id.h"
-#include "proto/wire/curve_keys.h"
 #include "proto/wire/frame.h"
-#include "proto/wire/outbox.h"
+#include "tests/unit/proto/bus_fixture.h"
 
 namespace runbus::wire {
 namespace {
 
-v1::Header make_header(v1::Kind kind, const std::string& call = {}) {
-  v1::Header header;
-  header.set_kind(kind);
-  header.set_call_id(call);
-  return header;
-}
-
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "runbus-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      throw std::runtime_error("mkdtemp");
-    }
-    path_ = name;
-  }
-  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
-
-// --- frames
-
-TEST(BusFrame, ReadsASoundHeader) {
-  v1::Header header = make_header(v1::CALL, "call-1");
-  header.set_method("execute.code");
-  v1::Header parsed;
-  EXPECT_EQ(parse_header(header.SerializeAsString(), parsed), "");
-  EXPECT_EQ(parsed.method(), "execute.code");
-}
-
-TEST(BusFrame, NamesWhatIsWrongWithAHeader) {
-  const auto problem = [](const v1::Header& header) {
-    v1::Header parsed;
-    return std::string(parse_header(header.SerializeAsString(), parsed));
-  };
-  v1::Header parsed;
-  EXPECT_EQ(parse_header(std::string(kMaxHeaderBytes + 1, '\n'), parsed), "header_size");
-  EXPECT_EQ(parse_header("\xff", parsed), "header_syntax");
-  EXPECT_EQ(problem(v1::Header()), "header_kind");
-  v1::Header strange;
-  strange.set_kind(static_cast<v1::Kind>(99));
-  EXPECT_EQ(problem(strange), "header_kind");
-  EXPECT_EQ(problem(make_header(v1::RESULT)), "header_id");
-  EXPECT_EQ(problem(make_header(v1::RESULT, "a/b")), "header_id");
-  EXPECT_EQ(problem(make_header(v1::RESULT, std::string(129, 'a'))), "header_id");
-  EXPECT_EQ(problem(make_header(v1::CALL, "c")), "header_text") << "a CALL without a method";
-  v1::Header header = make_header(v1::HEARTBEAT);
-  EXPECT_EQ(problem(header), "");
-  header.set_origin("not an id");
-  EXPECT_EQ(problem(header), "header_id");
-  header.set_origin("");
-  header.set_principal(std::string(2000, 'p'));
-  EXPECT_EQ(problem(header), "header_text");
-}
-
-TEST(BusFrame, KnowsTopics) {
-  for (const char* good : {"user.a", "code_execution.started", "a", "user.A-b_1.x"}) {
-    EXPECT_TRUE(is_valid_topic(good)) << good;
-  }
-  for (const char* bad : {"", ".", "a.", ".a", "a..b", "a b", "a/b", "\xc3\xa9"}) {
-    EXPECT_FALSE(is_valid_topic(bad)) << bad;
-  }
-}
-
-// --- outbox
-
-class OutboxTest : public ::testing::Test {
- protected:
-  bool push(v1::Kind kind, const std::string& call, std::size_t size = 1) {
-    zmq::message_t header(1);
-    zmq::message_t body(size);
-    return outbox.push(kind, call, header, body);
-  }
-  std::vector<std::string> drain() {
-    std::vector<std::string> calls;
-    for (; !outbox.empty(); outbox.pop()) {
-      calls.push_back(outbox.front().call_id);
-    }
-    return calls;
-  }
-  Outbox outbox{10'000, 5};
-};
-
-TEST_F(OutboxTest, ControlOvertakesTheDataOfOtherCallsOnly) {
-  push(v1::ITEM, "slow");
-  push(v1::ITEM, "slow");
-  push(v1::RESULT, "slow");
-  push(v1::RESULT, "quick");
-  push(v1::HEARTBEAT, "");
-  EXPECT_EQ(drain(), (std::vector<std::string>{"quick", "", "slow", "slow", "slow"}));
-  EXPECT_EQ(outbox.bytes(), 0U);
-}
-
-TEST_F(OutboxTest, ACallWhoseDataIsGoneMayOvertakeAgain) {
-  push(v1::ITEM, "a");
-  outbox.pop();
-  push(v1::ITEM, "b");
-  push(v1::RESULT, "a");
-  EXPECT_EQ(drain(), (std::vector<std::string>{"a", "b"}));
-}
-
-TEST_F(OutboxTest, IsBoundedInMessagesAndBytes) {
-  for (int i = 0; i < 5; ++i) {
-    EXPECT_TRUE(push(v1::ITEM, "a"));
-  }
-  EXPECT_FALSE(push(v1::ITEM, "a"));
-  outbox.clear();
-  EXPECT_TRUE(push(v1::ITEM, "a", 9000));
-  EXPECT_FALSE(push(v1::ITEM, "a", 9000));
-  EXPECT_EQ(drain().size(), 1U);
-  EXPECT_TRUE(push(v1::ITEM, "a", 9000));
-}
-
-// --- the link, against a broker that does what the test says
-
+// Against a broker that does what the test says.
 class BusLinkTest : public ::testing::Test {
  protected:
   BusLinkTest() { open_router(); }
@@ -449,64 +326,5 @@ TEST_F(BusLinkTest, FillsInTheHostOfABrokerThatListensEverywhere) {
   ASSERT_TRUE(until([&] { return tcp_link.connected(); }));
   EXPECT_EQ(welcome.events_endpoint(), "tcp://127.0.0.1:1234");
 }
-
-// --- keys
-
-class CurveKeysTest : public ::testing::Test {
- protected:
-  void write(const std::string& name, const std::string& text, mode_t mode = 0600) const {
-    std::ofstream(directory.file(name)) << text;
-    ASSERT_EQ(::chmod(directory.file(name).c_str(), mode), 0);
-  }
-  TemporaryDirectory directory;
-  KeyPair pair = make_key_pair();
-};
-
-TEST_F(CurveKeysTest, WritesAndReadsASecretForItsOwnerAlone) {
-  ASSERT_TRUE(write_secret_file(directory.file("s"), pair).has_value());
-  struct stat info {};
-  ASSERT_EQ(::stat(directory.file("s").c_str(), &info), 0);
-  EXPECT_EQ(info.st_mode & 0777U, 0600U);
-  const auto read = read_secret_file(directory.file("s"));
-  ASSERT_TRUE(read.has_value());
-  EXPECT_EQ(read->public_key, pair.public_key);
-  EXPECT_EQ(read->secret_key, pair.secret_key);
-  EXPECT_EQ(write_secret_file(directory.file("s"), pair).error().code, ErrorCode::kConflict);
-  ASSERT_EQ(::chmod(directory.file("s").c_str(), 0640), 0);
-  EXPECT_EQ(read_secret_file(directory.file("s")).error().code, ErrorCode::kValidation);
-  EXPECT_EQ(read_secret_file(directory.file("none")).error().code, ErrorCode::kNotFound);
-}
-
-TEST_F(CurveKeysTest, RefusesKeysThatDoNotBelongTogether) {
-  ASSERT_TRUE(write_secret_file(directory.file("s"), {make_key_pair().public_key, pair.secret_key})
-                  .has_value());
-  EXPECT_FALSE(read_secret_file(directory.file("s")).has_value());
-}
-
-TEST_F(CurveKeysTest, WritesAndReadsAPublicFile) {
-  ASSERT_TRUE(
-      write_public_file(directory.file("pi.pub"), {"worker", pair.public_key, "n1"}).has_value());
-  const auto key = read_public_file(directory.file("pi.pub"));
-  ASSERT_TRUE(key.has_value());
-  EXPECT_EQ(key->role, "worker");
-  EXPECT_EQ(key->public_key, pair.public_key);
-  EXPECT_EQ(key->node, "n1");
-  EXPECT_FALSE(
-      write_public_file(directory.file("x.pub"), {"king", pair.public_key, ""}).has_value());
-}
-
-TEST_F(CurveKeysTest, ReadsPublicFilesStrictly) {
-  const std::string key = "public-key = \"" + pair.public_key + "\"\n";
-  EXPECT_TRUE(parse_public_file("# a comment\n\nrole = \"worker\" # behind\n" + key).has_value());
-  for (const std::string& bad :
-       {std::string(), std::string("role = \"worker\"\n"), "role = worker\n" + key,
-        "role = \"worker\"\n" + key + key, "role = \"worker\"\nnode = \"a/b\"\n" + key,
-        "role = \"worker\"\nextra = \"1\"\n" + key, "role = \"worker\" junk\n" + key,
-        std::string("role = \"worker\"\npublic-key = \"short\"\n"),
-        "[section]\nrole = \"worker\"\n" + key, std::string(5000, '#')}) {
-    EXPECT_FALSE(parse_public_file(bad).has_value()) << bad;
-  }
-}
-
 }  // namespace
 }  // namespace runbus::wire
