@@ -20,7 +20,7 @@ namespace {
 constexpr std::uint64_t kBytesPerFile = 16384;
 constexpr std::uint64_t kLeastFiles = 1024;
 // A tree that somebody moves at just that moment is begun again, so often.
-constexpr int kMostTries = 3;
+constexpr int kMostTries = 8;
 
 struct CloseDirectory {
   void operator()(DIR* directory) const { ::closedir(directory); }
@@ -109,7 +109,8 @@ class Walk {
       return;
     }
     size_.bytes += static_cast<std::uint64_t>(status.st_blocks) * 512;
-    size_.over = size_.bytes > quota_ || ++size_.files > most_files_;
+    ++size_.files;
+    size_.over = size_.bytes > quota_ || size_.files > most_files_;
     if (directory) {
       level.folders.emplace_back(name);
     }
