@@ -115,8 +115,8 @@ class Run final : public std::enable_shared_from_this<Run> {
 
   Stage stage_ = Stage::kWaiting;
   bool look_first_ = false;  // the agent may know the execution already
-  bool may_have_begun_ =
-      false;              // spawned, or the caller has seen an item: never in another sandbox
+  // Spawned, or the caller has seen an item: never in another sandbox.
+  bool may_have_begun_ = false;
   bool nowhere_ = false;  // of a resumed call: there is no sandbox that could have it
   bool gone_ = false;     // the caller is gone
   bool begun_ = false;

@@ -134,6 +134,23 @@ TEST_F(ExecutionTest, ALaterWorkerTakesUpAStreamWhereItsCallerWas) {
   EXPECT_EQ(result(resumed).status(), "completed");
 }
 
+TEST_F(ExecutionTest, AResumedCallThatIsCancelledBeforeItIsTakenUpEndsItsProgram) {
+  const auto program = code("echo 12345; until test -e go; do sleep 0.05; done; echo end");
+  const auto call = start("execute.code_streaming", program);
+  ASSERT_TRUE(wait_for_output(call, "5\n"));
+  restart_worker();
+  v1::Resume resume;
+  resume.set_sequence(2);
+  resume.set_offset(6);
+  EXPECT_EQ(run(code("true", "other")).status(), "completed");  // the languages are known
+  const auto resumed = start("execute.code_streaming", program, kPlenty, resume);
+  resumed->cancel(ErrorCode::kCancelled);
+  wait_for(resumed);
+  EXPECT_EQ(resumed->error->code, ErrorCode::kCancelled);
+  const auto follower = wait_for(start("execute.attach", attach(0)));
+  EXPECT_EQ(result(follower).status(), "cancelled");
+}
+
 TEST_F(ExecutionTest, AResumedCallWhoseSandboxIsGoneIsLostAndNotRunAgain) {
   v1::Resume resume;
   resume.set_sequence(1);
