@@ -19,29 +19,12 @@
 #include "proto/wire/bus_link.h"
 #include "proto/wire/curve_keys.h"
 #include "proto/wire/frame.h"
+#include "tests/unit/temporary_directory.h"
 
 // A broker in a thread, and peers on one loop that is run until something has come to be.
 namespace runbus::broker {
 
 inline constexpr std::chrono::seconds kPatience{40};
-
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "runbus-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      throw std::runtime_error("mkdtemp");
-    }
-    path_ = name;
-  }
-  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
 
 class RunningServer {
  public:
