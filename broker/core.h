@@ -42,6 +42,8 @@ class Output {
   virtual void send(const std::string& key, v1::Kind kind, std::string_view call_id,
                     zmq::message_t header, zmq::message_t body) = 0;
   virtual void publish(std::string_view topic, std::string_view event) = 0;
+  // The peer takes so many messages as one; until this is said, and with 0 or 1, each by itself.
+  virtual void set_batch(const std::string& key, std::uint32_t messages) = 0;
   // What waits for the old key shall go to the new one.
   virtual void move(const std::string& old_key, const std::string& new_key) = 0;
   // Nothing more will be sent to the key.

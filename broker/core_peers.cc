@@ -6,6 +6,7 @@
 #include "broker/core.h"
 #include "proto/support/id.h"
 #include "proto/support/log.h"
+#include "proto/wire/batch.h"
 #include "proto/wire/frame.h"
 
 namespace runbus::broker {
@@ -112,6 +113,7 @@ Peer* Core::introduce(const Sender& sender, const v1::Ready& ready, Now now) {
   peer.pid = ready.pid();
   peer.last_heard = now.steady_ms;
   peer.unreachable = false;
+  output_.set_batch(peer.key, ready.max_batch());
   return &peer;
 }
 
@@ -276,6 +278,7 @@ void Core::welcome(Peer& peer, Now now) {
   message.set_events_endpoint(peer.user.empty() ? options_.local_events_endpoint
                                                 : options_.remote_events_endpoint);
   message.set_version(options_.version);
+  message.set_max_batch(wire::kMaxBatchMessages);
   peer.last_heard = now.steady_ms;
   emit(peer, v1::READY, {}, wire::encode(message));
 }

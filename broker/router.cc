@@ -1,34 +1,35 @@
 #include "broker/router.h"
 
-#include <cerrno>
+#include <algorithm>
 #include <utility>
+
+#include "proto/wire/batch.h"
 
 namespace runbus::broker {
 namespace {
 
-// So many messages of one peer before the next has its turn.
+// So many batches of one peer before the next has its turn.
 constexpr int kFlushSlice = 64;
 
 }  // namespace
 
+Router::Lanes::value_type& Router::lane(const std::string& key) {
+  return *lanes_.try_emplace(key, outbox_bytes_, outbox_messages_).first;
+}
+
 void Router::send(const std::string& key, v1::Kind kind, std::string_view call_id,
                   zmq::message_t header, zmq::message_t body) {
-  const auto waiting = stalled_.empty() ? stalled_.end() : stalled_.find(key);
-  if (waiting == stalled_.end()) {
-    const Sent sent = try_send(key, header, body);
-    if (sent == Sent::kUnreachable) {
-      failures_.push_back({key, false});
-    } else if (sent == Sent::kFull && kind != v1::GOODBYE) {
-      stalled_.try_emplace(key, outbox_bytes_, outbox_messages_)
-          .first->second.push(kind, call_id, header, body);
-    }
+  Lanes::value_type& peer = lane(key);
+  wire::Outbox& outbox = peer.second.outbox;
+  if (!outbox.push(kind, call_id, header, body)) {
+    failures_.push_back({key, true});
     return;
   }
-  // A goodbye is for a peer that we no longer care for: it gets it if it can.
-  if (kind == v1::GOODBYE) {
-    try_send(key, header, body);
-  } else if (!waiting->second.push(kind, call_id, header, body)) {
-    failures_.push_back({key, true});
+  if (!std::exchange(peer.second.listed, true)) {
+    waiting_.push_back(&peer);
+  }
+  if (outbox.fills_a_batch() && !outbox.stalled()) {
+    flush(peer);
   }
 }
 
@@ -42,48 +43,80 @@ void Router::publish(std::string_view topic, std::string_view event) {
   }
 }
 
+void Router::set_batch(const std::string& key, std::uint32_t messages) {
+  Lane& peer = lane(key).second;
+  peer.batch = messages;
+  peer.introduced = true;
+}
+
 void Router::move(const std::string& old_key, const std::string& new_key) {
-  if (auto waiting = stalled_.extract(old_key); !waiting.empty()) {
-    waiting.key() = new_key;
-    stalled_.insert(std::move(waiting));
+  const auto old = lanes_.find(old_key);
+  if (old == lanes_.end()) {
+    return;
   }
+  Lane& from = old->second;
+  const bool listed = from.listed;
+  std::erase(waiting_, &*old);
+  auto node = lanes_.extract(old);
+  forget(new_key);
+  node.key() = new_key;
+  Lanes::value_type& moved = *lanes_.insert(std::move(node)).position;
+  if (listed) {
+    waiting_.push_back(&moved);
+  }
+}
+
+void Router::forget(const std::string& key) {
+  const auto peer = lanes_.find(key);
+  if (peer != lanes_.end()) {
+    flush(*peer);  // a goodbye
+    erase(peer);
+  }
+}
+
+void Router::erase(Lanes::iterator peer) {
+  std::erase(waiting_, &*peer);
+  lanes_.erase(peer);
 }
 
 void Router::flush() {
-  for (auto it = stalled_.begin(); it != stalled_.end();) {
-    wire::Outbox& outbox = it->second;
-    Sent sent = Sent::kYes;
-    for (int count = 0; count < kFlushSlice && sent == Sent::kYes && !outbox.empty(); ++count) {
-      wire::OutMessage& next = outbox.front();
-      sent = try_send(it->first, next.header, next.body);
-      if (sent == Sent::kYes) {
-        outbox.pop();
-      }
+  for (Lanes::value_type* peer : waiting_) {
+    flush(*peer);
+  }
+  std::erase_if(waiting_, [this](Lanes::value_type* peer) {
+    if (!peer->second.outbox.empty()) {
+      return false;
     }
-    if (sent == Sent::kUnreachable) {
-      failures_.push_back({it->first, false});
+    peer->second.listed = false;
+    if (!peer->second.introduced) {
+      lanes_.erase(lanes_.find(peer->first));
     }
-    it = sent == Sent::kUnreachable || outbox.empty() ? stalled_.erase(it) : std::next(it);
+    return true;
+  });
+}
+
+void Router::flush(Lanes::value_type& peer) {
+  LoopSocket& target = socket_of(peer.first);
+  wire::Outbox& outbox = peer.second.outbox;
+  const std::string_view id = std::string_view(peer.first).substr(1);
+  for (int count = 0; count < kFlushSlice && !outbox.empty(); ++count) {
+    target.attend = true;
+    const wire::Sent sent = wire::send_first(target.socket, id, peer.second.batch, outbox);
+    if (sent == wire::Sent::kFull) {
+      outbox.stall();
+      return;
+    }
+    if (sent == wire::Sent::kUnreachable) {
+      failures_.push_back({peer.first, false});
+      outbox.clear();
+    }
   }
 }
 
-Router::Sent Router::try_send(const std::string& key, zmq::message_t& header,
-                              zmq::message_t& body) {
-  LoopSocket* target = nullptr;
-  for (const auto& [letter, socket] : sockets_) {
-    target = letter == key.front() ? socket : target;
-  }
-  void* handle = target->socket.handle();
-  target->attend = true;
-  zmq::message_t id(key.data() + 1, key.size() - 1);
-  if (zmq_msg_send(id.handle(), handle, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0) {
-    return zmq_errno() == EAGAIN ? Sent::kFull : Sent::kUnreachable;
-  }
-  // The routing frame has found room for the whole message; these two are not refused. Should the
-  // peer go away in between, libzmq drops them.
-  target->socket.send(header, zmq::send_flags::dontwait | zmq::send_flags::sndmore);
-  target->socket.send(body, zmq::send_flags::dontwait);
-  return Sent::kYes;
+LoopSocket& Router::socket_of(const std::string& key) const {
+  return *std::find_if(sockets_.begin(), sockets_.end(), [&key](const auto& socket) {
+            return socket.first == key.front();
+          })->second;
 }
 
 }  // namespace runbus::broker

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,8 +12,8 @@
 #include "proto/wire/outbox.h"
 
 // The ROUTER sockets as one Output. A peer's key is one character for its socket and the routing id
-// it has there. What a peer's pipe does not take waits in an outbox of its own, so nobody waits for
-// somebody else.
+// it has there. Messages for a peer gather until flush(), and go in batches to who takes batches;
+// what its pipe does not take waits in an outbox of its own, so nobody waits for somebody else.
 namespace runbus::broker {
 
 // A socket of the loop. ZMQ_FD only signals changes, and any use of the socket may swallow the
@@ -34,13 +35,14 @@ class Router : public Output {
   void send(const std::string& key, v1::Kind kind, std::string_view call_id, zmq::message_t header,
             zmq::message_t body) override;
   void publish(std::string_view topic, std::string_view event) override;
+  void set_batch(const std::string& key, std::uint32_t messages) override;
   void move(const std::string& old_key, const std::string& new_key) override;
-  void forget(const std::string& key) override { stalled_.erase(key); }
+  void forget(const std::string& key) override;
 
-  // Tries again what waits.
+  // Sends what was gathered, and tries again what waits.
   void flush();
   // Whether something waits.
-  bool stalled() const { return !stalled_.empty(); }
+  bool waiting() const { return !waiting_.empty(); }
 
   struct Failure {
     std::string key;
@@ -50,15 +52,26 @@ class Router : public Output {
   std::vector<Failure> take_failures() { return std::exchange(failures_, {}); }
 
  private:
-  enum class Sent { kYes, kFull, kUnreachable };
+  struct Lane {
+    Lane(std::size_t max_bytes, std::size_t max_messages) : outbox(max_bytes, max_messages) {}
+    wire::Outbox outbox;
+    std::uint32_t batch = 1;
+    bool introduced = false;  // kept while it is empty
+    bool listed = false;      // in waiting_
+  };
+  using Lanes = TextMap<Lane>;
 
-  Sent try_send(const std::string& key, zmq::message_t& header, zmq::message_t& body);
+  Lanes::value_type& lane(const std::string& key);
+  void flush(Lanes::value_type& peer);
+  LoopSocket& socket_of(const std::string& key) const;
+  void erase(Lanes::iterator peer);
 
   std::size_t outbox_bytes_;
   std::size_t outbox_messages_;
   std::vector<std::pair<char, LoopSocket*>> sockets_;
   std::vector<LoopSocket*> publishers_;
-  TextMap<wire::Outbox> stalled_;
+  Lanes lanes_;
+  std::vector<Lanes::value_type*> waiting_;  // those with something in their outbox
   std::vector<Failure> failures_;
 };
 

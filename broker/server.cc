@@ -17,6 +17,7 @@
 #include "broker/sockets.h"
 #include "proto/support/id.h"
 #include "proto/support/unique_fd.h"
+#include "proto/wire/batch.h"
 #include "proto/wire/frame.h"
 
 namespace runbus::broker {
@@ -45,12 +46,14 @@ struct Server::Impl {
 
   void run();
   void work();
+  void send();
   void wait();
   void drain_bus(LoopSocket& from, char letter);
-  bool receive_bus(LoopSocket& from, char letter);
+  int receive_bus(LoopSocket& from, char letter);
   void drain_subscriptions(LoopSocket& from) const;
   void drain_publishers(LoopSocket& from);
   void drain_zap(LoopSocket& from);
+  static bool receive(LoopSocket& from, zmq::message_t& frame);
   // The next frames of a whole message; false when there is none. More than `max` are counted, not
   // kept.
   static bool receive(LoopSocket& from, std::vector<zmq::message_t>& frames, std::size_t max,
@@ -86,14 +89,18 @@ Server::Impl::Impl(ServerOptions given)
   core.emplace(given.core, random_hex(16), router, now);
 }
 
+bool Server::Impl::receive(LoopSocket& from, zmq::message_t& frame) {
+  from.attend = from.socket.recv(frame, zmq::recv_flags::dontwait).has_value();
+  return from.attend;
+}
+
 bool Server::Impl::receive(LoopSocket& from, std::vector<zmq::message_t>& frames, std::size_t max,
                            std::size_t& count) {
   frames.clear();
   count = 0;
   for (bool more = true; more; ++count) {
     zmq::message_t frame;
-    if (!from.socket.recv(frame, zmq::recv_flags::dontwait)) {
-      from.attend = false;
+    if (!receive(from, frame)) {
       return false;
     }
     more = frame.more();
@@ -104,37 +111,52 @@ bool Server::Impl::receive(LoopSocket& from, std::vector<zmq::message_t>& frames
   return true;
 }
 
-bool Server::Impl::receive_bus(LoopSocket& from, char letter) {
+// [routing id][Header][body] or [routing id][Batch]; how many messages.
+int Server::Impl::receive_bus(LoopSocket& from, char letter) {
   std::size_t count = 0;
   if (!receive(from, frames, 3, count)) {
-    return false;
+    return 0;
   }
   key.assign(1, letter);
   key.append(wire::view(frames[0]));
-  if (count != 3) {
+  if (count < 2 || count > 3) {
     core->on_junk("frames", key);
-    return true;
-  }
-  Sender sender{key, {}, {}};
-  if (letter == kRemote) {
-    const char* user = zmq_msg_gets(frames[1].handle(), kUserProperty);
-    const char* node = zmq_msg_gets(frames[1].handle(), kNodeProperty);
-    if (user == nullptr) {
-      core->on_junk("no_identity", key);
-      return true;
-    }
-    sender.user = user;
-    sender.node = node == nullptr ? "" : node;
+    return 1;
   }
   // The properties live in the frame, which the core may give away.
-  const std::string user(sender.user);
-  const std::string node(sender.node);
-  core->on_message({key, user, node}, frames[1], frames[2], now);
-  return true;
+  std::string user;
+  std::string node;
+  if (letter == kRemote) {
+    const char* said_user = zmq_msg_gets(frames[1].handle(), kUserProperty);
+    const char* said_node = zmq_msg_gets(frames[1].handle(), kNodeProperty);
+    if (said_user == nullptr) {
+      core->on_junk("no_identity", key);
+      return 1;
+    }
+    user = said_user;
+    node = said_node == nullptr ? "" : said_node;
+  }
+  if (count == 3) {
+    core->on_message({key, user, node}, frames[1], frames[2], now);
+    return 1;
+  }
+  int messages = 0;
+  const bool sound = wire::read_batch(
+      wire::view(frames[1]), [&](std::string_view header_bytes, std::string_view body_bytes) {
+        zmq::message_t header(header_bytes.data(), header_bytes.size());
+        zmq::message_t body(body_bytes.data(), body_bytes.size());
+        core->on_message({key, user, node}, header, body, now);
+        ++messages;
+      });
+  if (!sound) {
+    core->on_junk("batch", key);
+  }
+  return std::max(messages, 1);
 }
 
 void Server::Impl::drain_bus(LoopSocket& from, char letter) {
-  for (int count = 0; count < kSlice && receive_bus(from, letter); ++count) {
+  for (int count = 0; count < kSlice && from.attend;) {
+    count += receive_bus(from, letter);
   }
 }
 
@@ -142,8 +164,7 @@ void Server::Impl::drain_bus(LoopSocket& from, char letter) {
 void Server::Impl::drain_subscriptions(LoopSocket& from) const {
   for (int count = 0; count < kSlice; ++count) {
     zmq::message_t frame;
-    if (!from.socket.recv(frame, zmq::recv_flags::dontwait)) {
-      from.attend = false;
+    if (!receive(from, frame)) {
       return;
     }
   }
@@ -211,6 +232,14 @@ void Server::Impl::work() {
   }
 }
 
+void Server::Impl::send() {
+  router.flush();
+  for (const Router::Failure& failure : router.take_failures()) {
+    failure.overflow ? core->on_overflow(failure.key, now) : core->on_unreachable(failure.key, now);
+  }
+  router.flush();
+}
+
 // Until a socket signals, or it is time for something. Sockets that still want attention are not
 // waited for.
 void Server::Impl::wait() {
@@ -225,7 +254,7 @@ void Server::Impl::wait() {
     }
   }
   int timeout = next_tick_ms > now.steady_ms ? static_cast<int>(next_tick_ms - now.steady_ms) : 0;
-  timeout = router.stalled() ? std::min(timeout, kStalledMs) : timeout;
+  timeout = router.waiting() ? std::min(timeout, kStalledMs) : timeout;
   timeout = attention_wanted() ? 0 : timeout;
   if (::poll(fds.data(), fds.size(), timeout) < 0 && errno != EINTR) {
     throw std::system_error(errno, std::generic_category(), "poll");
@@ -240,16 +269,12 @@ void Server::Impl::run() {
   while (!stopped) {
     for (int round = 0; round < kMaxRounds; ++round) {
       now = read_clocks();
-      router.flush();
       work();
-      for (const Router::Failure& failure : router.take_failures()) {
-        failure.overflow ? core->on_overflow(failure.key, now)
-                         : core->on_unreachable(failure.key, now);
-      }
       if (now.steady_ms >= next_tick_ms) {
         core->on_tick(now);
         next_tick_ms = now.steady_ms + tick_ms;
       }
+      send();
       if (!attention_wanted()) {
         break;
       }
@@ -260,6 +285,7 @@ void Server::Impl::run() {
     wait();
   }
   core->say_goodbye("the broker ends");
+  router.flush();
 }
 
 Server::Server(ServerOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}

@@ -124,7 +124,8 @@ void RpcCall::on_result(std::string_view body) {
     session_->finish(*this, {});
     return;
   }
-  auto reply = result_reply(parts_.id, *result, session_->max_json_bytes());
+  auto reply = result_reply(parts_.id, *result, session_->max_json_bytes(),
+                            body.size() + body.size() / 8 + 64);
   if (!reply) {
     on_error(reply.error());
     return;

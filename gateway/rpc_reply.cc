@@ -39,8 +39,10 @@ std::string error_reply(std::string_view id, const Error& error) {
 }
 
 Result<std::string> result_reply(std::string_view id, const google::protobuf::Message& result,
-                                 std::size_t max_bytes) {
-  std::string out(kResultHead);
+                                 std::size_t max_bytes, std::size_t about) {
+  std::string out;
+  out.reserve(kResultHead.size() + about + id.size() + 16);
+  out.append(kResultHead);
   if (!wire::append_json(result, out, max_bytes)) {
     Error error = make_error(ErrorCode::kQuota, "the result is more than " +
                                                     std::to_string(max_bytes) + " bytes of JSON");

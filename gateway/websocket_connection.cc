@@ -7,9 +7,9 @@
 #include <memory>
 #include <utility>
 
-#include "gateway/coalescing_stream.h"
 #include "gateway/sink.h"
 #include "gateway/write_queue.h"
+#include "proto/wire/coalescing_stream.h"
 
 namespace runbus::gateway {
 namespace {
@@ -17,6 +17,7 @@ namespace {
 namespace websocket = boost::beast::websocket;
 using HttpRequest = boost::beast::http::request<boost::beast::http::string_body>;
 using boost::system::error_code;
+using wire::CoalescingStream;
 
 constexpr std::size_t kKeepCapacity = 2048;  // of a buffer of an idle connection
 constexpr std::chrono::seconds kCloseTimeout{2};
@@ -59,6 +60,7 @@ class WebSocketConnection final : public Connection,
  private:
   static Awaitable<void> write(std::shared_ptr<WebSocketConnection> self);
   void start_writer();
+  void write_at_once(const std::string& frame);
   CloseReason reason_of(const error_code& error) const;
   CoalescingStream& layer() { return stream_.next_layer(); }
 
@@ -128,11 +130,22 @@ void WebSocketConnection::send(std::string frame) {
   if (closed_) {
     return;
   }
-  if (!queue_.push(std::move(frame))) {
+  if (!writer_ && layer().takes(frame.size())) {
+    write_at_once(frame);
+  } else if (queue_.push(std::move(frame))) {
+    start_writer();
+  } else {
     close(CloseReason::kWriteQueueFull);
-    return;
   }
-  start_writer();
+}
+
+void WebSocketConnection::write_at_once(const std::string& frame) {
+  write_started_ = layer().writing() ? write_started_ : Clock::now();
+  error_code error;
+  stream_.write(boost::asio::buffer(frame), error);
+  if (error) {
+    close(reason_of(error));
+  }
 }
 
 void WebSocketConnection::send_item(std::unique_ptr<Item> item) {

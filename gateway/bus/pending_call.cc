@@ -58,7 +58,9 @@ void PendingCall::move_to(BusPort* port) {
 }
 
 void PendingCall::send_call() {
-  v1::Header header;
+  // One after the other, so that its strings keep their memory.
+  static thread_local v1::Header header;
+  header.Clear();
   header.set_kind(v1::CALL);
   header.set_call_id(id_);
   header.set_method(request_.method);

@@ -48,9 +48,19 @@ void append_hex(std::string& text, std::span<const unsigned char> bytes) {
   }
 }
 
-bool is_alphanumeric(char c) {
+constexpr bool is_alphanumeric(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
 }
+
+// Ids are looked at in every message of the bus.
+constexpr auto kOfIds = [] {
+  std::array<bool, 256> table{};
+  for (unsigned i = 0; i < table.size(); ++i) {
+    const char c = static_cast<char>(i);
+    table[i] = is_alphanumeric(c) || c == '.' || c == '_' || c == ':' || c == '-';
+  }
+  return table;
+}();
 
 }  // namespace
 
@@ -93,12 +103,8 @@ bool is_valid_id(std::string_view id) {
   if (id.empty() || id.size() > 128 || !is_alphanumeric(id.front())) {
     return false;
   }
-  for (const char c : id) {
-    if (!is_alphanumeric(c) && c != '.' && c != '_' && c != ':' && c != '-') {
-      return false;
-    }
-  }
-  return true;
+  return std::all_of(id.begin(), id.end(),
+                     [](char c) { return kOfIds[static_cast<unsigned char>(c)]; });
 }
 
 bool equal_constant_time(std::string_view a, std::string_view b) {

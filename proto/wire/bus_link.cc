@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "proto/support/log.h"
+#include "proto/wire/batch.h"
 #include "proto/wire/frame.h"
 #include "proto/wire/outbox.h"
 #include "proto/wire/socket_watch.h"
@@ -65,11 +66,14 @@ struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
   void tick();
   void pump();
   void run_slice();
-  bool receive();
+  bool gathers();
+  int receive();
+  void take(std::string_view header, zmq::message_t& body);
   void handle(v1::Header& header, zmq::message_t& body);
   void handle_welcome(const zmq::message_t& body);
   void handle_goodbye(const zmq::message_t& body);
   bool flush();
+  void note_room();
   bool send_now(zmq::message_t& header, zmq::message_t& body);
   bool send_own(v1::Kind kind, zmq::message_t body);
   void send_ready();
@@ -100,6 +104,7 @@ struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
   milliseconds retry = kFirstRetry;
   Clock::time_point close_deadline;
   std::function<void()> drained;
+  std::size_t gathered = 0;  // messages that waited at the last turn
   bool was_full = false;
   bool pumping = false;
 };
@@ -194,9 +199,24 @@ void BusLink::Impl::pump() {
   pumping = false;
 }
 
+// Whether to wait one more turn of the loop for messages that go along with those that wait.
+bool BusLink::Impl::gathers() {
+  const std::size_t before = std::exchange(gathered, outbox.messages());
+  return gathered > before && !outbox.stalled() && !outbox.fills_a_batch();
+}
+
 void BusLink::Impl::run_slice() {
-  for (int count = 0; count < kSlice; ++count) {
-    const bool received = live() && receive();
+  if (gathers()) {
+    watch->soon();
+    return;
+  }
+  gathered = 0;
+  for (int count = 0; count < kSlice;) {
+    const int received = live() ? receive() : 0;
+    count += std::max(received, 1);
+    if (received > 0 && !outbox.fills_a_batch()) {
+      continue;
+    }
     const bool sent = socket && flush();
     if (state == State::kClosing && outbox.empty()) {
       finish_close();
@@ -204,7 +224,7 @@ void BusLink::Impl::run_slice() {
     if (!socket) {
       return;
     }
-    if (received || sent) {
+    if (received > 0 || sent) {
       continue;
     }
     // receive() has looked at all that was signalled so far: what comes next signals again.
@@ -227,31 +247,51 @@ void BusLink::Impl::run_slice() {
   watch->soon();
 }
 
-bool BusLink::Impl::receive() {
-  zmq::message_t header;
-  if (!socket->recv(header, zmq::recv_flags::dontwait)) {
-    return false;
+// A message or a batch; how many messages.
+int BusLink::Impl::receive() {
+  zmq::message_t first;
+  if (!socket->recv(first, zmq::recv_flags::dontwait)) {
+    return 0;
+  }
+  if (!first.more()) {
+    int count = 0;
+    const bool sound =
+        read_batch(view(first), [&](std::string_view header, std::string_view bytes) {
+          zmq::message_t body(bytes.data(), bytes.size());
+          take(header, body);
+          ++count;
+        });
+    if (!sound) {
+      spdlog::warn("bus link {}: dropped the rest of a bad batch", options.endpoint);
+    }
+    return std::max(count, 1);
   }
   zmq::message_t body;
-  bool sound = header.more();
-  bool more = header.more();
+  bool more = true;
   for (int frames = 1; more; ++frames) {
     zmq::message_t surplus;
     zmq::message_t& frame = frames == 1 ? body : surplus;
     if (!socket->recv(frame, zmq::recv_flags::dontwait)) {
-      return false;  // cannot be: ZeroMQ delivers whole messages
+      return 0;  // cannot be: ZeroMQ delivers whole messages
     }
     more = frame.more();
-    sound = sound && frames == 1;
+    if (frames > 1 && !more) {
+      spdlog::warn("bus link {}: dropped a message with bad frames", options.endpoint);
+      return 1;
+    }
   }
-  const std::string_view problem = sound ? parse_header(view(header), incoming) : "frames";
+  take(view(first), body);
+  return 1;
+}
+
+void BusLink::Impl::take(std::string_view header, zmq::message_t& body) {
+  const std::string_view problem = parse_header(header, incoming);
   if (!problem.empty()) {
     spdlog::warn("bus link {}: dropped a message with bad {}", options.endpoint, problem);
-    return true;
+    return;
   }
   last_heard = Clock::now();
   handle(incoming, body);
-  return true;
 }
 
 void BusLink::Impl::handle(v1::Header& header, zmq::message_t& body) {
@@ -329,26 +369,31 @@ bool BusLink::Impl::send_now(zmq::message_t& header, zmq::message_t& body) {
   return true;
 }
 
-// True when something was sent.
+// Sends a batch; whether there was one and the socket took it.
 bool BusLink::Impl::flush() {
   if (outbox.empty() || state == State::kConnecting) {
     return false;
   }
-  OutMessage& next = outbox.front();
-  if (!send_now(next.header, next.body)) {
+  if (send_first(*socket, {}, welcome.max_batch(), outbox) != Sent::kYes) {
+    outbox.stall();
     return false;
   }
-  outbox.pop();
-  if (was_full && outbox.bytes() * 2 < options.max_outbox_bytes &&
-      outbox.messages() * 2 < options.max_outbox_messages) {
-    was_full = false;
-    boost::asio::post(io, [weak = weak_from_this()] {
-      if (const auto self = weak.lock()) {
-        self->report_drained();
-      }
-    });
-  }
+  last_sent = Clock::now();
+  note_room();
   return true;
+}
+
+void BusLink::Impl::note_room() {
+  if (!was_full || outbox.bytes() * 2 >= options.max_outbox_bytes ||
+      outbox.messages() * 2 >= options.max_outbox_messages) {
+    return;
+  }
+  was_full = false;
+  boost::asio::post(io, [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) {
+      self->report_drained();
+    }
+  });
 }
 
 void BusLink::Impl::report_drained() {
@@ -368,8 +413,10 @@ bool BusLink::Impl::send_own(v1::Kind kind, zmq::message_t body) {
 }
 
 void BusLink::Impl::send_ready() {
+  v1::Ready ready = make_ready();
+  ready.set_max_batch(kMaxBatchMessages);
   // Without a connection this fails, and is tried again as soon as there is one.
-  if (send_own(v1::READY, encode(make_ready()))) {
+  if (send_own(v1::READY, encode(ready))) {
     next_ready = Clock::now() + kReadyAgain;
   }
 }
@@ -390,14 +437,14 @@ Result<void> BusLink::Impl::send(const v1::Header& header, zmq::message_t body) 
   if (!pumping) {  // pump() looks at the socket again by itself
     watch->soon();
   }
-  if (outbox.empty() && send_now(frame, body)) {
-    return {};
-  }
   if (!outbox.push(header.kind(), header.call_id(), frame, body)) {
     was_full = true;
     Error error = make_error(ErrorCode::kBusy, "too much waits to be sent on the bus");
     error.limit = "bus_outbox";
     return error;
+  }
+  if (outbox.fills_a_batch() && !outbox.stalled()) {
+    flush();
   }
   return {};
 }
@@ -424,6 +471,8 @@ void BusLink::Impl::finish_close() {
   timer.cancel();
   if (!socket) {
     return;
+  }
+  while (flush()) {
   }
   v1::Header header;
   header.set_kind(v1::GOODBYE);
@@ -452,7 +501,7 @@ BusLink::~BusLink() {
 bool BusLink::connected() const { return impl_->state == Impl::State::kConnected; }
 
 bool BusLink::writable() const {
-  if (!connected() || !impl_->outbox.empty()) {
+  if (!connected() || impl_->outbox.stalled()) {
     return false;
   }
   if (!impl_->pumping) {  // what the socket says now it does not say again by its descriptor

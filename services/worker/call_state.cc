@@ -63,12 +63,15 @@ CallState::CallState(CallHost& host, const v1::Header& call, std::size_t link,
 
 void CallState::accept() {
   accept_due_ = true;
-  // To run it again would do no harm: its answer, when it comes at once, says that it was accepted.
-  const bool harmless =
-      method_->options().idempotency_level() == google::protobuf::MethodOptions::NO_SIDE_EFFECTS;
-  if (!harmless || method_->server_streaming()) {
+  // The answer of a harmless call, when it comes at once, says that it was accepted.
+  if (!harmless() || method_->server_streaming()) {
     pump();
   }
+}
+
+bool CallState::harmless() const {
+  return !refused() &&
+         method_->options().idempotency_level() == google::protobuf::MethodOptions::NO_SIDE_EFFECTS;
 }
 
 void CallState::grant(const v1::Header& header) {
@@ -158,7 +161,9 @@ void CallState::pump() {
 }
 
 bool CallState::transmit(v1::Kind kind, Kept* kept) {
-  v1::Header header;
+  // One after the other, so that its strings keep their memory.
+  static thread_local v1::Header header;
+  header.Clear();
   header.set_kind(kind);
   header.set_call_id(call_.call_id());
   header.set_origin(call_.origin());

@@ -5,7 +5,6 @@
 #include <boost/asio/io_context.hpp>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -14,6 +13,7 @@
 #include <string_view>
 #include <zmq.hpp>
 
+#include "proto/support/fifo.h"
 #include "services/worker/call.h"
 
 // What the worker knows of one call (proto/README.md "The life of a call"): it numbers the answer's
@@ -77,6 +77,8 @@ class CallState : public std::enable_shared_from_this<CallState> {
   void detach();
   std::size_t link() const { return link_; }
   bool refused() const { return method_ == nullptr; }
+  // To run it again would do no harm.
+  bool harmless() const;
   // Memory of the answer's messages that are kept; not 0 while there is one.
   std::size_t kept_bytes() const;
   // Calls a handler or a callback of one; an exception fails the call.
@@ -132,7 +134,7 @@ class CallState : public std::enable_shared_from_this<CallState> {
   v1::Header call_;
   std::size_t link_;
 
-  std::deque<Kept> kept_;
+  Fifo<Kept> kept_;
   std::size_t next_ = 0;            // index in kept_ of what is sent next
   std::uint64_t sequence_;          // of the last message kept
   std::uint64_t handed_;            // the highest sequence that was ever handed to a link
@@ -157,7 +159,7 @@ class CallState : public std::enable_shared_from_this<CallState> {
     std::unique_ptr<google::protobuf::Message> message;
     std::size_t bytes = 0;
   };
-  std::deque<WaitingInput> waiting_input_;
+  Fifo<WaitingInput> waiting_input_;
   std::uint64_t waiting_input_bytes_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <list>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -53,7 +54,8 @@ class RecentCalls {
   std::list<Entry> entries_;  // oldest first
   std::list<Entry>::iterator oldest_answer_ =
       entries_.end();  // before it all answers are forgotten
-  std::unordered_map<std::string, std::list<Entry>::iterator> by_id_;
+  // By the id in the call's own header.
+  std::unordered_map<std::string_view, std::list<Entry>::iterator> by_id_;
   std::size_t bytes_ = 0;
 };
 

@@ -122,9 +122,11 @@ void Worker::Impl::on_connected(std::size_t link, const v1::Welcome& welcome, bo
         links[link].bus->send(header, zmq::message_t()));  // said again at the next welcome
   }
   if (const auto since = std::exchange(links[link].unsure_since, std::nullopt)) {
-    for (auto& call : recent.take_since(*since, link)) {
-      const std::string call_id = call->header().call_id();
-      calls.emplace(call_id, Active{std::move(call), nullptr, std::nullopt});
+    for (RecentCalls* list : {&recent, &recent_harmless}) {
+      for (auto& call : list->take_since(*since, link)) {
+        const std::string call_id = call->header().call_id();
+        calls.emplace(call_id, Active{std::move(call), nullptr, std::nullopt});
+      }
     }
   }
   tell_brokers();

@@ -25,7 +25,8 @@ void Worker::Impl::on_call(std::size_t link, const v1::Header& header, const zmq
     move_to(link, *call, header);
     return;
   }
-  if (auto call = recent.take(header.call_id())) {
+  auto call = recent.take(header.call_id());
+  if (call || (call = recent_harmless.take(header.call_id()))) {
     calls.emplace(header.call_id(), Active{call, nullptr, std::nullopt});
     call->resend(link, header);
     return;
@@ -162,7 +163,7 @@ void Worker::Impl::settled(CallState& call) {
   if (active.call->refused()) {
     --refusals;
   } else {
-    recent.add(active.call);
+    (active.call->harmless() ? recent_harmless : recent).add(active.call);
   }
   check_drained();
 }

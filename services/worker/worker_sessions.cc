@@ -26,8 +26,11 @@ std::size_t last_of(const std::vector<std::string>& all,
 
 // Their callers say them again to another broker, which must not give them to another worker.
 void Worker::Impl::tell_of_lost_calls(std::size_t link) {
-  std::vector<std::string> ids =
-      recent.ids_since(links[link].unsure_since.value_or(RecentCalls::Clock::now()), link);
+  const auto since = links[link].unsure_since.value_or(RecentCalls::Clock::now());
+  std::vector<std::string> ids = recent.ids_since(since, link);
+  for (std::string& call_id : recent_harmless.ids_since(since, link)) {
+    ids.push_back(std::move(call_id));
+  }
   for (const auto& [call_id, active] : calls) {
     if (!active.call->refused() && active.call->link() == link) {
       ids.push_back(call_id);

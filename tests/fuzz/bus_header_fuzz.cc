@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "broker/core.h"
+#include "proto/wire/batch.h"
 #include "proto/wire/frame.h"
 
 namespace {
@@ -63,6 +64,7 @@ class Checker : public runbus::broker::Output {
       std::abort();
     }
   }
+  void set_batch(const std::string& /*key*/, std::uint32_t /*messages*/) override {}
   void move(const std::string& /*from*/, const std::string& /*to*/) override {}
   void forget(const std::string& /*key*/) override {}
 };
@@ -143,6 +145,11 @@ void step(Core& core, Reader& in, Now& now) {
       break;
     case 4:
       core.on_published(in.text(), in.text(), now);
+      break;
+    case 5:
+      wire::read_batch(in.text(), [&](std::string_view header, std::string_view body) {
+        say(core, key, zmq::message_t(header.data(), header.size()), body, now);
+      });
       break;
     default:
       say(core, key, wire::encode(sound_header(in)), in.text(), now);

@@ -5,15 +5,19 @@
 #include <rapidjson/writer.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/websocket/rfc6455.hpp>
 #include <boost/beast/websocket/stream.hpp>
 #include <deque>
+#include <optional>
 #include <unordered_map>
+#include <utility>
 
+#include "proto/wire/coalescing_stream.h"
 #include "proto/wire/transcoder.h"
 
 namespace runbus::cli {
@@ -56,10 +60,11 @@ void watch_for_silence(int fd) {
 
 struct Client::Impl : std::enable_shared_from_this<Impl> {
   Impl(asio::io_context& context, Events handlers)
-      : io(context), ws(context), events(std::move(handlers)) {}
+      : io(context), socket(context), timer(context), events(std::move(handlers)) {}
 
   void connect(const GatewayAddress& address, Milliseconds bound);
-  void upgrade();
+  void upgrade(Milliseconds bound);
+  void drop();
   void refused(const std::string& why);
   void send(std::string frame);
   void write();
@@ -70,7 +75,9 @@ struct Client::Impl : std::enable_shared_from_this<Impl> {
   void connected(Result<void> outcome);
 
   asio::io_context& io;
-  websocket::stream<beast::tcp_stream> ws;
+  wire::CoalescingStream::Socket socket;  // until it is connected
+  asio::steady_timer timer;               // for as long
+  std::optional<websocket::stream<wire::CoalescingStream>> ws;
   Events events;
   GatewayAddress target;
   std::function<void(Result<void>)> on_connected;
@@ -96,31 +103,38 @@ void Client::Impl::connect(const GatewayAddress& address, Milliseconds bound) {
     asio::post(io, [self = shared_from_this(), text] { self->connected(connection_error(text)); });
     return;
   }
+  timer.expires_after(bound);
+  timer.async_wait([self = shared_from_this()](boost::system::error_code cancelled) {
+    if (!cancelled) {
+      self->drop();
+    }
+  });
+  asio::async_connect(socket, found,
+                      [self = shared_from_this(), bound](boost::system::error_code failed,
+                                                         const tcp::endpoint& /*which*/) {
+                        if (self->timer.cancel() == 0) {
+                          self->refused("no answer");
+                        } else if (failed) {
+                          self->refused(failed.message());
+                        } else {
+                          self->upgrade(bound);
+                        }
+                      });
+}
+
+void Client::Impl::upgrade(Milliseconds bound) {
+  boost::system::error_code ignored;
+  socket.set_option(tcp::no_delay(true), ignored);
+  watch_for_silence(socket.native_handle());
+  ws.emplace(wire::CoalescingStream(std::move(socket)));
   websocket::stream_base::timeout timeout{};
   timeout.handshake_timeout = bound;
   timeout.idle_timeout = websocket::stream_base::none();
   timeout.keep_alive_pings = false;
-  ws.set_option(timeout);
-  ws.read_message_max(kMaxFrameBytes);
-  ws.auto_fragment(false);
-  beast::get_lowest_layer(ws).expires_after(bound);
-  beast::get_lowest_layer(ws).async_connect(
-      found, [self = shared_from_this()](boost::system::error_code failed, const tcp::endpoint&) {
-        if (failed) {
-          self->refused(failed.message());
-        } else {
-          self->upgrade();
-        }
-      });
-}
-
-void Client::Impl::upgrade() {
-  tcp::socket& socket = beast::get_lowest_layer(ws).socket();
-  boost::system::error_code ignored;
-  socket.set_option(tcp::no_delay(true), ignored);
-  watch_for_silence(socket.native_handle());
-  beast::get_lowest_layer(ws).expires_never();  // the WebSocket's own timeouts rule from here on
-  ws.set_option(
+  ws->set_option(timeout);
+  ws->read_message_max(kMaxFrameBytes);
+  ws->auto_fragment(false);
+  ws->set_option(
       websocket::stream_base::decorator([token = target.token](websocket::request_type& request) {
         request.set(http::field::user_agent, "runbus/" RUNBUS_VERSION);
         if (!token.empty()) {
@@ -129,17 +143,22 @@ void Client::Impl::upgrade() {
       }));
   const std::string host =
       target.host.find(':') == std::string::npos ? target.host : "[" + target.host + "]";
-  ws.async_handshake(response, host + ":" + target.port, "/ws",
-                     [self = shared_from_this()](boost::system::error_code error) {
-                       if (error) {
-                         self->refused(error.message());
-                         return;
-                       }
-                       self->open = true;
-                       self->connected({});
-                       self->read();
-                       self->write();
-                     });
+  ws->async_handshake(response, host + ":" + target.port, "/ws",
+                      [self = shared_from_this()](boost::system::error_code error) {
+                        if (error) {
+                          self->refused(error.message());
+                          return;
+                        }
+                        self->open = true;
+                        self->connected({});
+                        self->read();
+                        self->write();
+                      });
+}
+
+void Client::Impl::drop() {
+  boost::system::error_code ignored;
+  (ws ? ws->next_layer().socket() : socket).close(ignored);
 }
 
 void Client::Impl::refused(const std::string& why) {
@@ -164,6 +183,15 @@ void Client::Impl::connected(Result<void> outcome) {
 }
 
 void Client::Impl::send(std::string frame) {
+  if (open && !writing && outbox.empty() && ws->next_layer().takes(frame.size())) {
+    boost::system::error_code error;
+    ws->text(true);
+    ws->write(asio::buffer(frame), error);
+    if (!error) {
+      return;
+    }
+    // Asynchronously it fails too, but not within the call that asked for it.
+  }
   outbox.push_back(std::move(frame));
   write();
 }
@@ -173,17 +201,17 @@ void Client::Impl::write() {
     return;
   }
   writing = true;
-  ws.text(true);
-  ws.async_write(asio::buffer(outbox.front()),
-                 [self = shared_from_this()](boost::system::error_code error, std::size_t) {
-                   self->writing = false;
-                   if (error) {
-                     self->fail(error.message());
-                     return;
-                   }
-                   self->outbox.pop_front();
-                   self->write();
-                 });
+  ws->text(true);
+  ws->async_write(asio::buffer(outbox.front()),
+                  [self = shared_from_this()](boost::system::error_code error, std::size_t) {
+                    self->writing = false;
+                    if (error) {
+                      self->fail(error.message());
+                      return;
+                    }
+                    self->outbox.pop_front();
+                    self->write();
+                  });
 }
 
 void Client::Impl::read() {
@@ -191,10 +219,10 @@ void Client::Impl::read() {
     return;
   }
   reading = true;
-  ws.async_read(buffer, [self = shared_from_this()](boost::system::error_code error, std::size_t) {
+  ws->async_read(buffer, [self = shared_from_this()](boost::system::error_code error, std::size_t) {
     self->reading = false;
     if (error) {
-      const websocket::close_reason& reason = self->ws.reason();
+      const websocket::close_reason& reason = self->ws->reason();
       self->fail(error == websocket::error::closed
                      ? "the gateway closed the connection (" + std::to_string(reason.code) + " " +
                            std::string(reason.reason.c_str()) + ")"
@@ -214,7 +242,10 @@ void Client::Impl::on_frame() {
   if (events.on_frame && events.on_frame(text)) {
     return;
   }
-  rapidjson::Document message;
+  // Most messages fit in here, and are parsed without an allocation.
+  std::array<char, 4096> memory;
+  rapidjson::MemoryPoolAllocator<> pool(memory.data(), memory.size());
+  rapidjson::Document message(&pool);
   message.Parse<rapidjson::kParseIterativeFlag | rapidjson::kParseFullPrecisionFlag>(text.data(),
                                                                                      text.size());
   if (message.HasParseError() || !message.IsObject()) {
@@ -266,7 +297,7 @@ void Client::Impl::fail(const std::string& why) {
     return;
   }
   open = false;
-  beast::get_lowest_layer(ws).close();
+  drop();
   const Error error = connection_error(why);
   for (auto& [id, replied] : std::exchange(replies, {})) {
     if (!closed) {
@@ -366,12 +397,12 @@ void Client::close(Milliseconds bound) {
   if (impl_->open && bound > Milliseconds(0)) {
     impl_->read();
     const auto done = std::make_shared<bool>(false);
-    impl_->ws.async_close(websocket::close_code::normal,
-                          [self = impl_, done](boost::system::error_code) { *done = true; });
+    impl_->ws->async_close(websocket::close_code::normal,
+                           [self = impl_, done](boost::system::error_code) { *done = true; });
     run_until(impl_->io, std::chrono::steady_clock::now() + bound, [&] { return *done; });
   }
   impl_->open = false;
-  beast::get_lowest_layer(impl_->ws).close();
+  impl_->drop();
 }
 
 bool run_until(asio::io_context& io, std::chrono::steady_clock::time_point deadline,

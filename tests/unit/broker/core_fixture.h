@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -37,6 +39,9 @@ class Recorder : public Output {
     EXPECT_EQ(parsed.topic(), topic);
     published.push_back(std::move(parsed));
   }
+  void set_batch(const std::string& key, std::uint32_t messages) override {
+    batches[key] = messages;
+  }
   void move(const std::string& old_key, const std::string& new_key) override {
     moves.emplace_back(old_key, new_key);
   }
@@ -44,6 +49,7 @@ class Recorder : public Output {
 
   std::vector<Sent> sent;
   std::vector<v1::Event> published;
+  std::map<std::string, std::uint32_t> batches;
   std::vector<std::pair<std::string, std::string>> moves;
   std::vector<std::string> forgotten;
 };

@@ -1,3 +1,4 @@
+#include "proto/wire/batch.h"
 #include "tests/unit/broker/core_fixture.h"
 
 namespace runbus::broker {
@@ -55,6 +56,20 @@ TEST_F(CorePeers, OnlyTheCallersAndTheHoldersMessagesCount) {
   EXPECT_EQ(count_to(holder, v1::CANCEL), 0U);
   say("@g2", header(v1::CREDIT, "c1"));
   EXPECT_EQ(dropped("not_its_call"), 3U);
+}
+
+// Before anything is sent to it: also over its next connection, be it of an older version by then.
+TEST_F(CorePeers, APeersBatchesAreAsItSaysLast) {
+  v1::Ready ready = worker_ready("w1");
+  ready.set_max_batch(20);
+  say("@w1", header(v1::READY), ready.SerializeAsString());
+  EXPECT_EQ(out.batches, (std::map<std::string, std::uint32_t>{{"@w1", 20}}));
+  ready.clear_max_batch();
+  say("@w1 again", header(v1::READY), ready.SerializeAsString());
+  EXPECT_EQ(out.batches.at("@w1 again"), 0U);
+  v1::Welcome welcome;
+  ASSERT_TRUE(welcome.ParseFromString(sent_to("w1", v1::READY).at(0).body));
+  EXPECT_EQ(welcome.max_batch(), wire::kMaxBatchMessages);
 }
 
 TEST_F(CorePeers, ACallUnderAForeignOriginIsRefused) {

@@ -1,3 +1,7 @@
+#include <stdexcept>
+#include <string_view>
+
+#include "proto/wire/batch.h"
 #include "tests/unit/broker/server_fixture.h"
 
 namespace runbus::broker {
@@ -115,6 +119,121 @@ TEST_F(LocalServer, RelaysAndRemembersEvents) {
     return events.back().topic() == "user.plain";
   }));
   subscriber.unsubscribe("user.");
+}
+
+// A gateway by hand: its frames are what the broker sends it.
+struct RawGateway {
+  RawGateway(zmq::context_t& context, const std::string& endpoint, const std::string& id,
+             std::uint32_t max_batch)
+      : socket(context, zmq::socket_type::dealer) {
+    socket.set(zmq::sockopt::linger, 0);
+    socket.set(zmq::sockopt::rcvtimeo, 20'000);
+    socket.connect(endpoint);
+    v1::Ready ready;
+    ready.set_role(v1::GATEWAY);
+    ready.set_peer_id(id);
+    ready.set_max_batch(max_batch);
+    v1::Header header;
+    header.set_kind(v1::READY);
+    socket.send(wire::encode(header), zmq::send_flags::sndmore);
+    socket.send(wire::encode(ready), zmq::send_flags::none);
+    while (!welcomed) {
+      receive();
+    }
+  }
+
+  // As one batch.
+  void ask_for_stats(const std::string& id, int times) {
+    v1::Batch batch;
+    for (int i = 0; i < times; ++i) {
+      v1::Header header;
+      header.set_kind(v1::CALL);
+      header.set_call_id(make_uuid());
+      header.set_origin(id);
+      header.set_method("bus.stats");
+      batch.add_frames(header.SerializeAsString());
+      batch.add_frames("");
+    }
+    socket.send(wire::encode(batch), zmq::send_flags::none);
+  }
+
+  // Whether the next that brings results is a batch.
+  bool next_is_a_batch() {
+    const int before = results;
+    bool batch = false;
+    while (results == before && !testing::Test::HasFailure()) {
+      batch = receive();
+    }
+    return batch;
+  }
+
+  // A message or a batch; whether it is one.
+  bool receive() {
+    zmq::message_t frame;
+    zmq::message_t body;
+    if (!socket.recv(frame)) {
+      throw std::runtime_error("nothing came");
+    }
+    if (!frame.more()) {
+      EXPECT_TRUE(wire::read_batch(
+          wire::view(frame),
+          [this](std::string_view header, std::string_view content) { take(header, content); }));
+      return true;
+    }
+    EXPECT_TRUE(socket.recv(body).has_value());
+    take(wire::view(frame), wire::view(body));
+    return false;
+  }
+
+  void take(std::string_view bytes, std::string_view content) {
+    v1::Header header;
+    EXPECT_EQ(wire::parse_header(bytes, header), "");
+    welcomed = welcomed || header.kind() == v1::SERVICES;
+    if (header.kind() == v1::RESULT) {
+      ++results;
+      EXPECT_TRUE(stats.ParseFromArray(content.data(), static_cast<int>(content.size())));
+    }
+  }
+
+  zmq::socket_t socket;
+  bool welcomed = false;
+  int results = 0;
+  v1::StatsResponse stats;
+};
+
+TEST_F(LocalServer, TakesBatchesAndSendsThemToWhoTakesThem) {
+  start();
+  RawGateway modern(context, ipc("bus"), "modern", 3);
+  modern.ask_for_stats("modern", 4);
+  EXPECT_TRUE(modern.next_is_a_batch());
+  EXPECT_EQ(modern.results, 3);
+  EXPECT_FALSE(modern.next_is_a_batch());
+  EXPECT_EQ(modern.results, 4);
+  RawGateway plain(context, ipc("bus"), "plain", 0);
+  plain.ask_for_stats("plain", 3);
+  for (int i = 1; i <= 3; ++i) {
+    EXPECT_FALSE(plain.next_is_a_batch());
+    EXPECT_EQ(plain.results, i);
+  }
+}
+
+TEST_F(LocalServer, CountsWhatItCannotReadOfABatch) {
+  start();
+  RawGateway gateway(context, ipc("bus"), "g", 64);
+  gateway.socket.send(zmq::str_buffer("no batch"), zmq::send_flags::none);
+  for (int i = 0; i < 4; ++i) {
+    gateway.socket.send(zmq::str_buffer("x"),
+                        i < 3 ? zmq::send_flags::sndmore : zmq::send_flags::none);
+  }
+  gateway.ask_for_stats("g", 65);  // more than a batch has
+  while (gateway.results < 64) {
+    gateway.next_is_a_batch();
+  }
+  gateway.ask_for_stats("g", 1);
+  gateway.next_is_a_batch();
+  EXPECT_EQ(gateway.results, 65);
+  EXPECT_EQ(gateway.stats.dropped().at("batch"), 2U);
+  EXPECT_EQ(gateway.stats.dropped().at("frames"), 1U);
 }
 
 TEST_F(LocalServer, ItsSocketsAreForItsOwnerAlone) {

@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 #include <vector>
 
 #include "proto/support/id.h"
+#include "proto/wire/batch.h"
 #include "proto/wire/frame.h"
 #include "tests/unit/proto/bus_fixture.h"
 
@@ -81,6 +83,30 @@ class BusLinkTest : public ::testing::Test {
     return until([&] { return hear() && heard.kind() == kind; });
   }
 
+  // The calls of a message or of a batch, if there is one; how many.
+  std::size_t hear_some(std::vector<std::string>& heard_calls) {
+    zmq::message_t id;
+    zmq::message_t frame;
+    if (!router->recv(id, zmq::recv_flags::dontwait)) {
+      return 0;
+    }
+    const std::size_t before = heard_calls.size();
+    const auto take = [&](std::string_view header, std::string_view /*body*/) {
+      EXPECT_EQ(parse_header(header, heard), "");
+      if (heard.kind() != v1::HEARTBEAT) {
+        heard_calls.push_back(heard.call_id());
+      }
+    };
+    EXPECT_TRUE(router->recv(frame).has_value());
+    if (frame.more()) {
+      EXPECT_TRUE(router->recv(heard_body).has_value());
+      take(view(frame), {});
+    } else {
+      EXPECT_TRUE(read_batch(view(frame), take));
+    }
+    return heard_calls.size() - before;
+  }
+
   void say(const v1::Header& header, zmq::message_t body = {}) {
     router->send(zmq::buffer(peer), zmq::send_flags::sndmore);
     router->send(encode(header), zmq::send_flags::sndmore);
@@ -93,6 +119,7 @@ class BusLinkTest : public ::testing::Test {
     message.set_heartbeat_interval_ms(50);
     message.set_heartbeat_timeout_ms(timeout);
     message.set_max_body_bytes(1000);
+    message.set_max_batch(max_batch);
     say(make_header(v1::READY), encode(message));
   }
 
@@ -116,6 +143,7 @@ class BusLinkTest : public ::testing::Test {
   int disconnected = 0;
   std::vector<std::string> calls;
   std::function<void()> on_message;
+  std::uint32_t max_batch = 0;  // that the router takes
   v1::Header heard;
   zmq::message_t heard_body;
   std::string peer;
@@ -208,7 +236,7 @@ TEST_F(BusLinkTest, IgnoresMessagesThatAreNotSound) {
   router->send(zmq::str_buffer("\xff\xff"), zmq::send_flags::sndmore);
   router->send(zmq::message_t(), zmq::send_flags::none);
   router->send(zmq::buffer(peer), zmq::send_flags::sndmore);
-  router->send(encode(make_header(v1::RESULT, "one-frame")), zmq::send_flags::none);
+  router->send(encode(make_header(v1::RESULT, "one-frame")), zmq::send_flags::none);  // no batch
   for (int i = 0; i < 5; ++i) {
     router->send(
         i == 0 ? zmq::buffer(peer) : zmq::buffer(view(encode(make_header(v1::RESULT, "many")))),
@@ -217,6 +245,53 @@ TEST_F(BusLinkTest, IgnoresMessagesThatAreNotSound) {
   say(make_header(v1::RESULT, "good"));
   ASSERT_TRUE(until([&] { return !calls.empty(); }));
   EXPECT_EQ(calls, std::vector<std::string>{"good:"});
+}
+
+TEST_F(BusLinkTest, SendsBatchesToABrokerThatTakesThem) {
+  open_link();
+  ASSERT_TRUE(hear(v1::READY));
+  v1::Ready ready;
+  ASSERT_TRUE(ready.ParseFromArray(heard_body.data(), static_cast<int>(heard_body.size())));
+  EXPECT_EQ(ready.max_batch(), kMaxBatchMessages);
+  max_batch = 8;
+  say_welcome("e1");
+  ASSERT_TRUE(until([&] { return link->connected(); }));
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(link->send(make_header(v1::CREDIT, "c" + std::to_string(i)), "").has_value());
+  }
+  std::vector<std::string> heard_calls;
+  std::size_t largest = 0;
+  ASSERT_TRUE(until([&] {
+    largest = std::max(largest, hear_some(heard_calls));
+    return heard_calls.size() == 20;
+  }));
+  EXPECT_EQ(heard_calls.front(), "c0");
+  EXPECT_EQ(heard_calls.back(), "c19");
+  EXPECT_EQ(largest, 8U);
+}
+
+TEST_F(BusLinkTest, TakesBatches) {
+  open_link();
+  ASSERT_TRUE(meet());
+  v1::Batch batch;
+  for (const char* call : {"a", "b"}) {
+    batch.add_frames(make_header(v1::RESULT, call).SerializeAsString());
+    batch.add_frames(call);
+  }
+  batch.add_frames("\xff\xff");  // harms nobody else
+  batch.add_frames("");
+  batch.add_frames(make_header(v1::RESULT, "c").SerializeAsString());
+  batch.add_frames("c");
+  router->send(zmq::buffer(peer), zmq::send_flags::sndmore);
+  router->send(encode(batch), zmq::send_flags::none);
+  ASSERT_TRUE(until([&] { return calls.size() == 3; }));
+  EXPECT_EQ(calls, (std::vector<std::string>{"a:a", "b:b", "c:c"}));
+  // The callback for the first of a batch closes the link: nothing is said of the others.
+  on_message = [this] { link.reset(); };
+  router->send(zmq::buffer(peer), zmq::send_flags::sndmore);
+  router->send(encode(batch), zmq::send_flags::none);
+  ASSERT_TRUE(until([&] { return !link.has_value(); }));
+  EXPECT_EQ(calls.size(), 4U);
 }
 
 TEST_F(BusLinkTest, BoundsItsOutboxAndTellsWhenItHasDrained) {
@@ -267,6 +342,15 @@ TEST_F(BusLinkTest, SaysGoodbyeAndCallsNothingAfterwards) {
   EXPECT_TRUE(hear(v1::RESULT));
   EXPECT_TRUE(hear(v1::GOODBYE));
   EXPECT_EQ(disconnected, 0);
+}
+
+TEST_F(BusLinkTest, IsNotDestroyedBeforeItHasSentWhatItGathered) {
+  open_link();
+  ASSERT_TRUE(meet());
+  ASSERT_TRUE(link->send(make_header(v1::RESULT, "last"), "").has_value());
+  link.reset();
+  EXPECT_TRUE(hear(v1::RESULT));
+  EXPECT_TRUE(hear(v1::GOODBYE));
 }
 
 TEST_F(BusLinkTest, CloseEmptiesTheOutboxFirst) {

@@ -61,6 +61,31 @@ TEST_F(WorkerTest, CallThatComesAgainAfterItsEndIsAnsweredAgain) {
   EXPECT_EQ(service.runs, 1);
 }
 
+// Others have to be remembered for long: to run them twice would do harm.
+TEST_F(WorkerTest, OfCallsThatMayBeRunAgainItRemembersFew) {
+  ScriptedService& service = start_scripted();
+  service.chat = [](const CallPtr& call, const echo::ChatRequest&) {
+    call->finish(echo::ChatItem());
+  };
+  broker_->call("chat", "echo.chat", echo::ChatRequest());
+  ASSERT_TRUE(until_received(v1::RESULT, "chat"));
+  constexpr int kMany = 300;
+  for (int i = 0; i < kMany; ++i) {
+    broker_->call("say" + std::to_string(i), "echo.say", say("x"));
+    ASSERT_TRUE(until_received(v1::RESULT, "say" + std::to_string(i)));
+  }
+  EXPECT_EQ(service.runs, 1 + kMany);
+  const std::string last = "say" + std::to_string(kMany - 1);
+  for (const std::string& again : {std::string("chat"), last}) {
+    broker_->call(again, again == "chat" ? "echo.chat" : "echo.say", say("x"));
+    ASSERT_TRUE(until_received(v1::RESULT, again, 2));
+  }
+  EXPECT_EQ(service.runs, 1 + kMany);
+  broker_->call("say0", "echo.say", say("x"));
+  ASSERT_TRUE(until_received(v1::RESULT, "say0", 2));
+  EXPECT_EQ(service.runs, 2 + kMany);
+}
+
 TEST_F(WorkerTest, ResendGoesOnAfterWhatTheCallerHas) {
   ScriptedService& service = start_scripted();
   CallPtr kept;

@@ -1,43 +1,80 @@
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
+#include <boost/asio/basic_stream_socket.hpp>
 #include <boost/asio/buffer.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/bind_handler.hpp>
 #include <boost/beast/core/role.hpp>
 #include <boost/beast/websocket/teardown.hpp>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
 
-#include "gateway/coroutine.h"
-
-namespace runbus::gateway {
+namespace runbus::wire {
 
 // The layer under a WebSocket: gathers small writes (each a whole frame) into one socket write, so
-// that many short replies cost one system call. A write of which the bytes were taken over counts
+// that many short messages cost one system call. A write of which the bytes were taken over counts
 // as done; at most kHighWater bytes are held so, and further ones wait. Large writes go straight to
 // the socket when nothing is held. One write at a time, as Beast has it.
 class CoalescingStream {
  public:
-  using executor_type = Executor;
+  using executor_type = boost::asio::io_context::executor_type;
+  using Socket = boost::asio::basic_stream_socket<boost::asio::ip::tcp, executor_type>;
+  using Clock = std::chrono::steady_clock;
 
-  explicit CoalescingStream(TcpSocket socket)
-      : state_(std::make_shared<State>(std::move(socket))) {}
+  explicit CoalescingStream(Socket socket) : state_(std::make_shared<State>(std::move(socket))) {}
 
   executor_type get_executor() { return state_->socket.get_executor(); }
-  TcpSocket& socket() { return state_->socket; }
+  Socket& socket() { return state_->socket; }
   // When the socket last took bytes, and when reading last began, which is when bytes last came.
   Clock::time_point last_progress() const { return state_->last_progress; }
   Clock::time_point last_read() const { return state_->last_read; }
   bool writing() const { return state_->in_flight; }
+  // Whether write_some() takes a frame of `bytes` whole. Not to be used while an asynchronous write
+  // of a message is under way.
+  bool takes(std::size_t bytes) const {
+    constexpr std::size_t kFrameHeader = 14;
+    return !state_->waiter && bytes < kDirect &&
+           state_->held.size() + bytes + kFrameHeader <= kHighWater;
+  }
 
   template <class Buffers, class Token>
   auto async_read_some(const Buffers& buffers, Token&& token) {
     state_->last_read = Clock::now();
     return state_->socket.async_read_some(buffers, std::forward<Token>(token));
+  }
+
+  // Blocks. Beast's synchronous functions ask for it.
+  template <class Buffers>
+  std::size_t read_some(const Buffers& buffers, boost::system::error_code& error) {
+    return state_->socket.read_some(buffers, error);
+  }
+  template <class Buffers>
+  std::size_t read_some(const Buffers& buffers) {
+    return state_->socket.read_some(buffers);
+  }
+
+  // Takes the bytes over. Only after takes().
+  template <class Buffers>
+  std::size_t write_some(const Buffers& buffers, boost::system::error_code& error) {
+    error = state_->error;
+    return error ? 0 : state_->take(buffers);
+  }
+  template <class Buffers>
+  std::size_t write_some(const Buffers& buffers) {
+    boost::system::error_code error;
+    const std::size_t bytes = write_some(buffers, error);
+    if (error) {
+      throw boost::system::system_error(error);
+    }
+    return bytes;
   }
 
   template <class Buffers, class Token>
@@ -72,6 +109,8 @@ class CoalescingStream {
  private:
   static constexpr std::size_t kHighWater = 128U << 10U;
   static constexpr std::size_t kDirect = 16U << 10U;
+  // What a reader takes at once; to wait for more would leave it idle.
+  static constexpr std::size_t kEnough = 1536;
   static constexpr std::size_t kKeepCapacity = 4096;
 
   struct State;
@@ -83,7 +122,7 @@ class CoalescingStream {
   };
 
   struct State : std::enable_shared_from_this<State> {
-    explicit State(TcpSocket connected) : socket(std::move(connected)) {}
+    explicit State(Socket connected) : socket(std::move(connected)) {}
 
     template <class Buffers>
     std::size_t take(const Buffers& buffers) {
@@ -95,12 +134,22 @@ class CoalescingStream {
       if (!in_flight) {
         in_flight = true;
         // After the handlers that are ready now, which may have more to write.
-        boost::asio::post(socket.get_executor(), [self = shared_from_this()] { self->write(); });
+        boost::asio::post(socket.get_executor(), [self = shared_from_this()] { self->gather(); });
       }
       return count;
     }
 
+    // Until it is enough, or a turn of the loop has added nothing.
+    void gather() {
+      if (held.size() > std::exchange(gathered, held.size()) && held.size() < kEnough) {
+        boost::asio::post(socket.get_executor(), [self = shared_from_this()] { self->gather(); });
+      } else {
+        write();
+      }
+    }
+
     void write() {
+      gathered = 0;
       std::swap(held, written);
       boost::asio::async_write(
           socket, boost::asio::buffer(written),
@@ -130,9 +179,10 @@ class CoalescingStream {
       }
     }
 
-    TcpSocket socket;
+    Socket socket;
     std::string held;
     std::string written;
+    std::size_t gathered = 0;  // bytes that were held at the last turn
     bool in_flight = false;
     boost::system::error_code error;
     std::unique_ptr<Waiter> waiter;
@@ -149,8 +199,9 @@ class CoalescingStream {
 
   template <class Buffers, class Handler>
   struct WriteWaiter final : Waiter {
-    WriteWaiter(const Buffers& to_write, Handler&& waiting)
-        : buffers(to_write), handler(std::move(waiting)) {}
+    template <class Other>
+    WriteWaiter(const Buffers& to_write, Other&& waiting)
+        : buffers(to_write), handler(std::forward<Other>(waiting)) {}
     bool wants_room() const override { return true; }
     void run(const std::shared_ptr<State>& state) override {
       const std::size_t bytes = state->error ? 0 : state->take(buffers);
@@ -196,4 +247,4 @@ class CoalescingStream {
   std::shared_ptr<State> state_;
 };
 
-}  // namespace runbus::gateway
+}  // namespace runbus::wire
