@@ -1,7 +1,9 @@
+#include <rapidjson/allocators.h>
 #include <rapidjson/error/en.h>
 #include <rapidjson/memorystream.h>
 #include <rapidjson/reader.h>
 
+#include <array>
 #include <charconv>
 #include <cmath>
 
@@ -139,7 +141,11 @@ Result<void> parse_json(std::string_view text, const JsonLimits& limits,
   }
   rapidjson::MemoryStream stream(text.data(), text.size());
   Guard guard(text, stream, limits, document);
-  rapidjson::Reader reader;
+  // The reader's stack; for most messages it is large enough.
+  std::array<char, 16384> memory;
+  using Pool = rapidjson::MemoryPoolAllocator<>;
+  Pool pool(memory.data(), memory.size());
+  rapidjson::GenericReader<rapidjson::UTF8<>, rapidjson::UTF8<>, Pool> reader(&pool, 4096);
   const auto generate = [&](rapidjson::Document& /*handler*/) {
     return !reader.Parse<rapidjson::kParseIterativeFlag>(stream, guard).IsError();
   };
