@@ -54,17 +54,26 @@ void Executor::run(const worker::CallPtr& call, const v1::CodeRequest& request, 
     return;
   }
   if (toolchain_.known()) {
-    admit(call, request, streaming);
+    admit(call, request, streaming, {});
     return;
   }
-  toolchain_.when_known([this, call, request, streaming] {
-    if (!call->ended()) {
-      admit(call, request, streaming);
+  // A resumed call may have a program already, which its cancellation has to reach.
+  const auto cancelled = std::make_shared<std::optional<Error>>();
+  if (call->resume() != nullptr) {
+    call->on_cancel([call, cancelled](const Error& reason) {
+      *cancelled = reason;
+      call->fail(reason);
+    });
+  }
+  toolchain_.when_known([this, call, request, streaming, cancelled] {
+    if (!call->ended() || *cancelled) {
+      admit(call, request, streaming, *cancelled);
     }
   });
 }
 
-void Executor::admit(const worker::CallPtr& call, const v1::CodeRequest& request, bool streaming) {
+void Executor::admit(const worker::CallPtr& call, const v1::CodeRequest& request, bool streaming,
+                     const std::optional<Error>& cancelled) {
   const std::string name = request.language().empty() ? "python" : request.language();
   const Language* language = toolchain_.find(name);
   if (language == nullptr) {
@@ -94,6 +103,9 @@ void Executor::admit(const worker::CallPtr& call, const v1::CodeRequest& request
   }
   runs_[key] = run;
   run->prepare();
+  if (cancelled) {
+    run->cancel(*cancelled);
+  }
   waiting_.push_back(run);
   start_waiting();
 }

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -73,7 +74,8 @@ class Executor final : public RunHost {
   void on_ended(const std::shared_ptr<Run>& run, const Outcome* outcome) override;
   void on_orphaned(const std::shared_ptr<Run>& run) override;
 
-  void admit(const worker::CallPtr& call, const v1::CodeRequest& request, bool streaming);
+  void admit(const worker::CallPtr& call, const v1::CodeRequest& request, bool streaming,
+             const std::optional<Error>& cancelled);
   void start_waiting();
   void start_waiting_soon();
   void follow_call(Following following);

@@ -45,7 +45,7 @@ void Run::prepare() {
     sink_ = make_collect_sink(
         call_, ids, config.has_max_output_size() ? config.max_output_size() : kDefaultMaxOutput);
   }
-  call_->on_cancel([self = shared_from_this()](const Error& reason) { self->cancelled(reason); });
+  call_->on_cancel([self = shared_from_this()](const Error& reason) { self->cancel(reason); });
 }
 
 // It ran in a sandbox that has gone.
@@ -66,7 +66,9 @@ void Run::begin() {
 void Run::hand_over() {
   stage_ = Stage::kEnding;
   tell_started({});
-  host_.follow(shared_from_this());
+  if (!call_->ended()) {
+    host_.follow(shared_from_this());
+  }
   end(nullptr);
 }
 
@@ -90,7 +92,7 @@ void Run::opened(Result<session::SessionPtr> session) {
   }
   if (!session) {
     const bool not_found = session.error().code == ErrorCode::kNotFound;
-    if (not_found && !may_have_begun_ && !nowhere_ && !kept()) {
+    if (not_found && !may_have_begun_ && !nowhere_ && !kept() && kill_reason_.empty()) {
       // The worker that had accepted it died before the session had a sandbox.
       nowhere_ = true;
       open();
@@ -343,7 +345,7 @@ void Run::done(Result<agent_v1::Exited> result) {
   if (!result) {
     if (stage_ == Stage::kOpening && result.error().code == ErrorCode::kNotFound) {
       // Looked for, not there: it is ours to start, unless it was started and has been forgotten.
-      if (may_have_begun_) {
+      if (may_have_begun_ || !kill_reason_.empty()) {
         fail(make_error(ErrorCode::kWorkerLost, "the execution is no longer kept"));
       } else {
         write();
@@ -368,8 +370,10 @@ void Run::done(Result<agent_v1::Exited> result) {
   end(&outcome);
 }
 
-void Run::cancelled(const Error& reason) {
-  call_->fail(reason);
+void Run::cancel(const Error& reason) {
+  if (!call_->ended()) {
+    call_->fail(reason);
+  }
   sink_ = make_null_sink();
   if (reason.code == ErrorCode::kConnection) {
     gone_ = true;
@@ -381,9 +385,9 @@ void Run::cancelled(const Error& reason) {
   kill_reason_ = reason.code == ErrorCode::kTimeout ? "timeout" : "cancelled";
   if (stage_ == Stage::kRunning) {
     kill(kill_reason_);
-  } else if (!may_have_begun_ && stage_ < Stage::kSpawning) {
+  } else if (!may_have_begun_ && call_->resume() == nullptr && stage_ < Stage::kSpawning) {
     fail(reason);
-  }
+  }  // else there may be a program: it is looked for, or is being started
 }
 
 void Run::kill(const std::string& reason) {

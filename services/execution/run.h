@@ -59,6 +59,8 @@ class Run final : public std::enable_shared_from_this<Run> {
 
   // Takes over the call's cancellation; begin() may come later.
   void prepare();
+  // The call is cancelled: the program ends too, but for a caller that is only gone.
+  void cancel(const Error& reason);
   void begin();
   // Whether begin() would still have something to do.
   bool wanted() const { return stage_ == Stage::kWaiting; }
@@ -96,7 +98,6 @@ class Run final : public std::enable_shared_from_this<Run> {
   void feed_input();
   void retry();
   void done(Result<session::agent_v1::Exited> result);
-  void cancelled(const Error& reason);
   void kill(const std::string& reason);
   void orphan();
   void fail(Error error);

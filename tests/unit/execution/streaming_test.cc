@@ -151,6 +151,36 @@ TEST_F(ExecutionTest, AResumedCallThatIsCancelledBeforeItIsTakenUpEndsItsProgram
   EXPECT_EQ(result(follower).status(), "cancelled");
 }
 
+// While the next worker still looks for its languages; and by a caller that has seen nothing, which
+// says no more of the program.
+TEST_F(ExecutionTest, AResumedCallThatIsCancelledBeforeTheLanguagesAreKnownEndsItsProgram) {
+  for (const std::uint64_t seen : {2U, 0U}) {
+    const std::string id = "seen-" + std::to_string(seen);
+    const auto program = code("echo 12345; until test -e go; do sleep 0.05; done; echo end", id);
+    const auto call = start("execute.code_streaming", program);
+    ASSERT_TRUE(wait_for_output(call, "5\n"));
+    restart_worker();
+    v1::Resume resume;
+    resume.set_sequence(seen);
+    resume.set_offset(seen > 0 ? 6 : 0);
+    const auto resumed = start("execute.code_streaming", program, kPlenty, resume);
+    resumed->cancel(ErrorCode::kCancelled);
+    wait_for(resumed);
+    EXPECT_EQ(resumed->error->code, ErrorCode::kCancelled);
+    const auto follower = wait_for(start("execute.attach", attach(0, id)));
+    EXPECT_EQ(result(follower).status(), "cancelled") << "seen: " << seen;
+  }
+}
+
+TEST_F(ExecutionTest, AResumedCallThatIsCancelledIsNotBegun) {
+  v1::Resume resume;
+  const auto resumed = start("execute.code_streaming", code("touch begun"), kPlenty, resume);
+  resumed->cancel(ErrorCode::kCancelled);
+  wait_for(resumed);
+  EXPECT_EQ(resumed->error->code, ErrorCode::kCancelled);
+  EXPECT_EQ(run(code("test -e begun || echo no", "other")).stdout(), "no\n");
+}
+
 TEST_F(ExecutionTest, AResumedCallWhoseSandboxIsGoneIsLostAndNotRunAgain) {
   v1::Resume resume;
   resume.set_sequence(1);
