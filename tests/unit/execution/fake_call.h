@@ -29,8 +29,12 @@ class FakeCall final : public worker::Call {
   bool ended() const override { return ended_; }
   void send(const google::protobuf::Message& item, std::uint64_t offset) override;
   std::uint64_t credit() const override { return credit_ - std::min(credit_, sent_); }
-  void on_credit(std::function<void()> callback) override { on_credit_ = std::move(callback); }
-  void on_cancel(std::function<void(Error)> callback) override { on_cancel_ = std::move(callback); }
+  void on_credit(std::function<void()> callback) override {
+    on_credit_ = ended_ ? nullptr : std::move(callback);
+  }
+  void on_cancel(std::function<void(Error)> callback) override {
+    on_cancel_ = ended_ ? nullptr : std::move(callback);
+  }
   void on_input(std::function<void(const google::protobuf::Message&)>) override {}
 
   // The caller's side.
