@@ -1,26 +1,19 @@
 #include "proto/wire/bus_link.h"
 
 #include <algorithm>
-#include <boost/asio/post.hpp>
-#include <boost/asio/steady_timer.hpp>
-#include <chrono>
-#include <optional>
 #include <utility>
 
 #include "proto/support/log.h"
 #include "proto/wire/batch.h"
+#include "proto/wire/bus_link_impl.h"
 #include "proto/wire/frame.h"
-#include "proto/wire/outbox.h"
-#include "proto/wire/socket_watch.h"
 
 namespace runbus::wire {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr std::size_t kMaxFrameBytes = 256U << 20U;
-constexpr int kSlice = 256;
 // How often an introduction that nobody answered is sent again.
 constexpr milliseconds kReadyAgain{1000};
 // Between a goodbye and the next introduction: at once after a good connection, later when refused.
@@ -46,70 +39,8 @@ std::string fill_in_host(const std::string& theirs, const std::string& ours) {
 
 }  // namespace
 
-struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
-  enum class State { kConnecting, kConnected, kClosing, kClosed };
-
-  Impl(boost::asio::io_context& loop, zmq::context_t& zmq_context, BusLinkOptions link_options,
-       std::function<v1::Ready()> introduction, Events handlers)
-      : io(loop),
-        context(zmq_context),
-        options(std::move(link_options)),
-        make_ready(std::move(introduction)),
-        events(std::move(handlers)),
-        outbox(options.max_outbox_bytes, options.max_outbox_messages),
-        timer(loop) {}
-
-  void start();
-  void open_socket();
-  void drop_socket();
-  void tick_after(milliseconds interval);
-  void tick();
-  void pump();
-  void run_slice();
-  bool gathers();
-  int receive();
-  void take(std::string_view header, zmq::message_t& body);
-  void handle(v1::Header& header, zmq::message_t& body);
-  void handle_welcome(const zmq::message_t& body);
-  void handle_goodbye(const zmq::message_t& body);
-  bool flush();
-  void note_room();
-  bool send_now(zmq::message_t& header, zmq::message_t& body);
-  bool send_own(v1::Kind kind, zmq::message_t body);
-  void send_ready();
-  void lose(std::string_view why, milliseconds wait);
-  Result<void> send(const v1::Header& header, zmq::message_t body);
-  void begin_close();
-  void finish_close();
-  void report_drained();
-  bool live() const { return state == State::kConnecting || state == State::kConnected; }
-
-  boost::asio::io_context& io;
-  zmq::context_t& context;
-  BusLinkOptions options;
-  std::function<v1::Ready()> make_ready;
-  Events events;
-  State state = State::kConnecting;
-  std::optional<zmq::socket_t> socket;
-  std::optional<SocketWatch> watch;
-  Outbox outbox;
-  boost::asio::steady_timer timer;
-  v1::Welcome welcome;
-  std::string broker_epoch;
-  v1::Header incoming;
-  Clock::time_point last_heard;
-  Clock::time_point last_sent;
-  Clock::time_point next_ready;
-  Clock::time_point next_socket;
-  milliseconds retry = kFirstRetry;
-  Clock::time_point close_deadline;
-  std::function<void()> drained;
-  std::size_t gathered = 0;  // messages that waited at the last turn
-  bool was_full = false;
-  bool pumping = false;
-};
-
 void BusLink::Impl::start() {
+  retry = kFirstRetry;
   open_socket();
   next_ready = Clock::now();
   // Not at once: the owner has no link yet, and a broker may answer within this call.
@@ -189,111 +120,6 @@ void BusLink::Impl::tick() {
           : kTick);
 }
 
-// Everything that can be done now, in slices; then waits for the socket.
-void BusLink::Impl::pump() {
-  const auto self = shared_from_this();
-  if (std::exchange(pumping, true)) {
-    return;
-  }
-  run_slice();
-  pumping = false;
-}
-
-// Whether to wait one more turn of the loop for messages that go along with those that wait.
-bool BusLink::Impl::gathers() {
-  const std::size_t before = std::exchange(gathered, outbox.messages());
-  return gathered > before && !outbox.stalled() && !outbox.fills_a_batch();
-}
-
-void BusLink::Impl::run_slice() {
-  if (gathers()) {
-    watch->soon();
-    return;
-  }
-  gathered = 0;
-  for (int count = 0; count < kSlice;) {
-    const int received = live() ? receive() : 0;
-    count += std::max(received, 1);
-    if (received > 0 && !outbox.fills_a_batch()) {
-      continue;
-    }
-    const bool sent = socket && flush();
-    if (state == State::kClosing && outbox.empty()) {
-      finish_close();
-    }
-    if (!socket) {
-      return;
-    }
-    if (received > 0 || sent) {
-      continue;
-    }
-    // receive() has looked at all that was signalled so far: what comes next signals again.
-    if (state == State::kConnected && outbox.empty()) {
-      watch->arm();
-      return;
-    }
-    const int ready = socket->get(zmq::sockopt::events);
-    const bool readable = live() && (ready & ZMQ_POLLIN) != 0;
-    const bool writable = (ready & ZMQ_POLLOUT) != 0;
-    if (state == State::kConnecting && writable && Clock::now() >= next_ready) {
-      send_ready();
-      continue;
-    }
-    if (!readable && !(writable && !outbox.empty())) {
-      watch->arm();
-      return;
-    }
-  }
-  watch->soon();
-}
-
-// A message or a batch; how many messages.
-int BusLink::Impl::receive() {
-  zmq::message_t first;
-  if (!socket->recv(first, zmq::recv_flags::dontwait)) {
-    return 0;
-  }
-  if (!first.more()) {
-    int count = 0;
-    const bool sound =
-        read_batch(view(first), [&](std::string_view header, std::string_view bytes) {
-          zmq::message_t body(bytes.data(), bytes.size());
-          take(header, body);
-          ++count;
-        });
-    if (!sound) {
-      spdlog::warn("bus link {}: dropped the rest of a bad batch", options.endpoint);
-    }
-    return std::max(count, 1);
-  }
-  zmq::message_t body;
-  bool more = true;
-  for (int frames = 1; more; ++frames) {
-    zmq::message_t surplus;
-    zmq::message_t& frame = frames == 1 ? body : surplus;
-    if (!socket->recv(frame, zmq::recv_flags::dontwait)) {
-      return 0;  // cannot be: ZeroMQ delivers whole messages
-    }
-    more = frame.more();
-    if (frames > 1 && !more) {
-      spdlog::warn("bus link {}: dropped a message with bad frames", options.endpoint);
-      return 1;
-    }
-  }
-  take(view(first), body);
-  return 1;
-}
-
-void BusLink::Impl::take(std::string_view header, zmq::message_t& body) {
-  const std::string_view problem = parse_header(header, incoming);
-  if (!problem.empty()) {
-    spdlog::warn("bus link {}: dropped a message with bad {}", options.endpoint, problem);
-    return;
-  }
-  last_heard = Clock::now();
-  handle(incoming, body);
-}
-
 void BusLink::Impl::handle(v1::Header& header, zmq::message_t& body) {
   switch (header.kind()) {
     case v1::READY:
@@ -359,50 +185,6 @@ void BusLink::Impl::lose(std::string_view why, milliseconds wait) {
   }
 }
 
-bool BusLink::Impl::send_now(zmq::message_t& header, zmq::message_t& body) {
-  if (!socket->send(header, zmq::send_flags::dontwait | zmq::send_flags::sndmore)) {
-    return false;
-  }
-  // The first frame has taken the place of the whole message, so the second is never refused.
-  socket->send(body, zmq::send_flags::dontwait);
-  last_sent = Clock::now();
-  return true;
-}
-
-// Sends a batch; whether there was one and the socket took it.
-bool BusLink::Impl::flush() {
-  if (outbox.empty() || state == State::kConnecting) {
-    return false;
-  }
-  if (send_first(*socket, {}, welcome.max_batch(), outbox) != Sent::kYes) {
-    outbox.stall();
-    return false;
-  }
-  last_sent = Clock::now();
-  note_room();
-  return true;
-}
-
-void BusLink::Impl::note_room() {
-  if (!was_full || outbox.bytes() * 2 >= options.max_outbox_bytes ||
-      outbox.messages() * 2 >= options.max_outbox_messages) {
-    return;
-  }
-  was_full = false;
-  boost::asio::post(io, [weak = weak_from_this()] {
-    if (const auto self = weak.lock()) {
-      self->report_drained();
-    }
-  });
-}
-
-void BusLink::Impl::report_drained() {
-  if (live() && drained) {
-    const std::function<void()> hold = drained;
-    hold();
-  }
-}
-
 bool BusLink::Impl::send_own(v1::Kind kind, zmq::message_t body) {
   v1::Header header;
   header.set_kind(kind);
@@ -419,34 +201,6 @@ void BusLink::Impl::send_ready() {
   if (send_own(v1::READY, encode(ready))) {
     next_ready = Clock::now() + kReadyAgain;
   }
-}
-
-Result<void> BusLink::Impl::send(const v1::Header& header, zmq::message_t body) {
-  if (state != State::kConnected) {
-    return make_error(ErrorCode::kUnavailable, "the bus is not connected");
-  }
-  zmq::message_t frame = encode(header);
-  if (body.size() > welcome.max_body_bytes() || frame.size() > kMaxHeaderBytes) {
-    Error error =
-        make_error(ErrorCode::kValidation, "a message of " + std::to_string(body.size()) +
-                                               " bytes is larger than the bus carries (" +
-                                               std::to_string(welcome.max_body_bytes()) + ")");
-    error.limit = "max_body_bytes";
-    return error;
-  }
-  if (!pumping) {  // pump() looks at the socket again by itself
-    watch->soon();
-  }
-  if (!outbox.push(header.kind(), header.call_id(), frame, body)) {
-    was_full = true;
-    Error error = make_error(ErrorCode::kBusy, "too much waits to be sent on the bus");
-    error.limit = "bus_outbox";
-    return error;
-  }
-  if (outbox.fills_a_batch() && !outbox.stalled()) {
-    flush();
-  }
-  return {};
 }
 
 void BusLink::Impl::begin_close() {
