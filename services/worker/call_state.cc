@@ -64,13 +64,13 @@ CallState::CallState(CallHost& host, const v1::Header& call, std::size_t link,
 void CallState::accept() {
   accept_due_ = true;
   // The answer of a harmless call, when it comes at once, says that it was accepted.
-  if (!harmless() || method_->server_streaming()) {
+  if (!harmless()) {
     pump();
   }
 }
 
 bool CallState::harmless() const {
-  return !refused() &&
+  return !refused() && !method_->server_streaming() &&
          method_->options().idempotency_level() == google::protobuf::MethodOptions::NO_SIDE_EFFECTS;
 }
 

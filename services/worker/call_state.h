@@ -73,11 +73,12 @@ class CallState : public std::enable_shared_from_this<CallState> {
   void pump();
   // Drops the bodies of the answer of a settled call; a resend is then answered with kWorkerLost.
   void forget_answer();
+  bool forgotten() const { return forgotten_; }
   // The worker is going: nothing is sent or called any more.
   void detach();
   std::size_t link() const { return link_; }
   bool refused() const { return method_ == nullptr; }
-  // To run it again would do no harm.
+  // Unary, and to run it again would do no harm.
   bool harmless() const;
   // Memory of the answer's messages that are kept; not 0 while there is one.
   std::size_t kept_bytes() const;

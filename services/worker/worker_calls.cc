@@ -26,7 +26,11 @@ void Worker::Impl::on_call(std::size_t link, const v1::Header& header, const zmq
     return;
   }
   auto call = recent.take(header.call_id());
-  if (call || (call = recent_harmless.take(header.call_id()))) {
+  if (!call) {
+    call = recent_harmless.take(header.call_id());
+    call = call && call->forgotten() ? nullptr : call;  // the answer is gone: it is run again
+  }
+  if (call) {
     calls.emplace(header.call_id(), Active{call, nullptr, std::nullopt});
     call->resend(link, header);
     return;

@@ -99,7 +99,7 @@ struct Worker::Impl : CallHost, std::enable_shared_from_this<Worker::Impl> {
   Deadlines deadlines;
   RecentCalls recent;
   // To run these again would do no harm: of them only as many as a lost link may have on its way.
-  RecentCalls recent_harmless{{.calls = 256, .bytes = 1U << 20U, .age = std::chrono::seconds(60)}};
+  RecentCalls recent_harmless{{.calls = 256}};
   HeldSessions sessions;
   bool telling = false;
   std::unordered_map<std::string, Active> calls;

@@ -86,6 +86,19 @@ TEST_F(WorkerTest, OfCallsThatMayBeRunAgainItRemembersFew) {
   EXPECT_EQ(service.runs, 2 + kMany);
 }
 
+TEST_F(WorkerTest, ACallThatMayBeRunAgainIsWhenItsAnswerIsNoLongerKept) {
+  ScriptedService& service = start_scripted();
+  const std::string large(1000 * 1000, 'x');
+  for (int i = 0; i < 10; ++i) {
+    broker_->call("say" + std::to_string(i), "echo.say", say(large));
+    ASSERT_TRUE(until_received(v1::RESULT, "say" + std::to_string(i)));
+  }
+  broker_->call("say0", "echo.say", say(large));
+  ASSERT_TRUE(until_received(v1::RESULT, "say0", 2));
+  EXPECT_EQ(service.runs, 11);
+  EXPECT_EQ(broker_->count(v1::ERROR, "say0"), 0U);
+}
+
 TEST_F(WorkerTest, ResendGoesOnAfterWhatTheCallerHas) {
   ScriptedService& service = start_scripted();
   CallPtr kept;
