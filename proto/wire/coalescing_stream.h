@@ -21,8 +21,9 @@ namespace runbus::wire {
 
 // The layer under a WebSocket: gathers small writes (each a whole frame) into one socket write, so
 // that many short messages cost one system call. A write of which the bytes were taken over counts
-// as done; at most kHighWater bytes are held so, and further ones wait. Large writes go straight to
-// the socket when nothing is held. One write at a time, as Beast has it.
+// as done; at most kHighWater bytes are held so, and further ones wait. A small write is taken whole
+// or waits: what is written at once comes between frames, never inside of one. Large writes go
+// straight to the socket when nothing is held. One write at a time, as Beast has it.
 class CoalescingStream {
  public:
   using executor_type = boost::asio::io_context::executor_type;
@@ -234,7 +235,7 @@ class CoalescingStream {
       } else if (size >= kDirect && !state->in_flight) {
         state->last_progress = Clock::now();
         state->socket.async_write_some(buffers, std::forward<Handler>(handler));
-      } else if (state->held.size() < kHighWater) {
+      } else if (state->held.size() + (size < kDirect ? size : 1) <= kHighWater) {
         const std::size_t bytes = state->take(buffers);
         complete(*state, std::forward<Handler>(handler), bytes);
       } else {

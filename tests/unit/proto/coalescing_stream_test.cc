@@ -136,6 +136,23 @@ TEST_F(CoalescingStreamTest, TakesNoMoreThanItMayHoldUntilThePeerReads) {
   });
 }
 
+// Else what is written at once could come to stand inside of a control frame.
+TEST_F(CoalescingStreamTest, TakesASmallWriteWholeOrNotYet) {
+  const std::string text(10'000, 'x');
+  std::size_t written = 0;
+  for (; stream->takes(text.size()); written += text.size()) {
+    write(text);
+  }
+  std::size_t taken = 0;
+  write_later(text, [&](error_code error, std::size_t bytes) {
+    EXPECT_FALSE(error);
+    taken = bytes;
+  });
+  EXPECT_FALSE(stream->takes(1));
+  run_until([&] { return taken > 0; });
+  EXPECT_EQ(taken, text.size());
+}
+
 TEST_F(CoalescingStreamTest, TellsTheNextWriteThatThePeerIsGone) {
   peer.set_option(asio::socket_base::linger(true, 0));
   peer.close();
