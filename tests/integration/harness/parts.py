@@ -9,10 +9,12 @@ import signal
 import subprocess
 import tempfile
 
+from harness.client import Client, RpcError
 from harness.fault_proxy import FaultProxy
 from harness.system import PATIENCE, SLOWDOWN, binary, check_sanitizers
 
 TOKEN = "test-token-of-the-chaos-suite"
+NOT_SERVED = (-32003, -32601)  # no worker at all, or none with this method
 
 
 class Parts:
@@ -60,7 +62,21 @@ class Parts:
         self.token = TOKEN
         self.ws_url = self.url
         self.keepers = [asyncio.create_task(self._keep(name)) for name in self.commands]
+        await asyncio.wait_for(self._served(), PATIENCE)
         return self
+
+    async def _served(self):
+        """The gateway hears of a worker's methods a moment after the worker is attached."""
+        wanted = [("execute.languages", {})] + [("echo.say", {"text": ""})] * self.echo
+        async with Client(self) as client:
+            while wanted:
+                try:
+                    await client.call(*wanted[0])
+                    del wanted[0]
+                except RpcError as error:
+                    if error.code not in NOT_SERVED:
+                        raise
+                    await asyncio.sleep(0.01)
 
     async def _start(self, name):
         read, write = os.pipe()
