@@ -345,8 +345,10 @@ void Run::done(Result<agent_v1::Exited> result) {
   if (!result) {
     if (stage_ == Stage::kOpening && result.error().code == ErrorCode::kNotFound) {
       // Looked for, not there: it is ours to start, unless it was started and has been forgotten.
-      if (may_have_begun_ || !kill_reason_.empty()) {
+      if (may_have_begun_) {
         fail(make_error(ErrorCode::kWorkerLost, "the execution is no longer kept"));
+      } else if (!kill_reason_.empty()) {
+        fail(make_error(ErrorCode::kCancelled));
       } else {
         write();
       }

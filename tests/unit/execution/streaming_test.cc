@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <filesystem>
 
 #include "tests/unit/execution/execution_fixture.h"
 
@@ -172,13 +173,22 @@ TEST_F(ExecutionTest, AResumedCallThatIsCancelledBeforeTheLanguagesAreKnownEndsI
   }
 }
 
+// Neither in a session that is there, nor is one made for it. A program that is killed at once has
+// begun, too: then something could be attached to.
 TEST_F(ExecutionTest, AResumedCallThatIsCancelledIsNotBegun) {
   v1::Resume resume;
-  const auto resumed = start("execute.code_streaming", code("touch begun"), kPlenty, resume);
-  resumed->cancel(ErrorCode::kCancelled);
-  wait_for(resumed);
-  EXPECT_EQ(resumed->error->code, ErrorCode::kCancelled);
-  EXPECT_EQ(run(code("test -e begun || echo no", "other")).stdout(), "no\n");
+  for (const bool there : {false, true}) {
+    if (there) {
+      EXPECT_EQ(run(code("true", "other")).status(), "completed");
+      restart_worker();
+    }
+    const auto resumed = start("execute.code_streaming", code("true"), kPlenty, resume);
+    resumed->cancel(ErrorCode::kCancelled);
+    wait_for(resumed);
+    EXPECT_EQ(resumed->error->code, ErrorCode::kCancelled);
+    EXPECT_EQ(refusal("execute.attach", attach(0)).code, ErrorCode::kNotFound);
+    EXPECT_EQ(std::filesystem::is_empty(state_dir() + "/sandboxes"), !there);
+  }
 }
 
 TEST_F(ExecutionTest, AResumedCallWhoseSandboxIsGoneIsLostAndNotRunAgain) {
