@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include <boost/asio/connect.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <chrono>
 #include <functional>
+#include <optional>
 #include <string>
 
 namespace runbus::wire {

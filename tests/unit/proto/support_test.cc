@@ -2,11 +2,14 @@
 
 #include <boost/asio/io_context.hpp>
 #include <csignal>
+#include <deque>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "proto/support/error.h"
+#include "proto/support/fifo.h"
 #include "proto/support/id.h"
 #include "proto/support/termination_signals.h"
 #include "proto/support/unique_fd.h"
@@ -88,6 +91,37 @@ TEST(Id, RefusesWhatCouldBeAPathOrUnbounded) {
   EXPECT_FALSE(is_valid_id(std::string("a\0b", 3)));
   EXPECT_FALSE(is_valid_id("\xc3\xa4"));
   EXPECT_FALSE(is_valid_id(std::string(129, 'x')));
+}
+
+// As a std::deque does, also where it moves what is left to the front.
+TEST(Fifo, KeepsTheOrderThroughAnyPushesAndPops) {
+  Fifo<std::unique_ptr<int>> fifo;
+  std::deque<int> expected;
+  int next = 0;
+  const auto push = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      fifo.push_back(std::make_unique<int>(next));
+      expected.push_back(next++);
+    }
+  };
+  for (const int pops : {0, 1, 31, 40, 60, 7, 300}) {
+    push(50);
+    for (int i = 0; i < pops && !expected.empty(); ++i) {
+      ASSERT_EQ(*fifo.front(), expected.front());
+      fifo.pop_front();
+      expected.pop_front();
+    }
+    ASSERT_EQ(fifo.size(), expected.size());
+    ASSERT_EQ(fifo.empty(), expected.empty());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_EQ(*fifo[i], expected[i]);
+    }
+  }
+  push(2);
+  fifo.pop_back();
+  EXPECT_EQ(*fifo.back(), next - 2);
+  fifo.pop_back();
+  EXPECT_TRUE(fifo.empty());
 }
 
 TEST(EqualConstantTime, ComparesContents) {
