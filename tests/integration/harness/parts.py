@@ -62,7 +62,11 @@ class Parts:
         self.token = TOKEN
         self.ws_url = self.url
         self.keepers = [asyncio.create_task(self._keep(name)) for name in self.commands]
-        await asyncio.wait_for(self._served(), PATIENCE)
+        try:
+            await asyncio.wait_for(self._served(), PATIENCE)
+        except BaseException as error:
+            await self.__aexit__(type(error))
+            raise
         return self
 
     async def _served(self):
