@@ -27,7 +27,7 @@ constexpr std::uint64_t kLongestMs = 365ULL * 24 * 3600 * 1000;
 Agent::Agent(Options options)
     : reaper_(loop_, [this] { loop_.stop(0); }),
       workspace_(options.workspace),
-      warm_(loop_, reaper_),
+      warm_(loop_, reaper_, options.workspace),
       spawner_(workspace_, warm_),
       listen_(std::move(options.listen)),
       log_directory_(std::move(options.log_directory)),
@@ -260,8 +260,10 @@ void Agent::on_ended(const std::string& id) {
 }
 
 void Agent::prepare() {
-  const AsAgent owner;
-  next_log_.make(log_directory_.get());
+  if (executions_.size() < kMaxExecutions) {  // else the next one gets the folder of the oldest
+    const AsAgent owner;
+    next_log_.make(log_directory_.get());
+  }
 }
 
 void Agent::attach(Connection& connection, std::uint64_t request_id, const v1::Attach& request) {

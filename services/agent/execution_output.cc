@@ -156,7 +156,7 @@ void Execution::finish_log() {
 
 void Execution::remove_log() {
   const AsAgent owner;
-  log_.remove();
+  log_.remove(&services_.next_log);
 }
 
 log::Piece Execution::read_log(log::RecordReader& reader, std::uint64_t offset, char* to,

@@ -43,6 +43,21 @@ bool PreparedLog::make(int directory_fd) {
   return is_ready();
 }
 
+void PreparedLog::make_of(int directory_fd, const std::string& name) {
+  if (is_ready() || ::renameat(directory_fd, name.c_str(), directory_fd, kName) != 0) {
+    remove_first(directory_fd, name);
+    return;
+  }
+  UniqueFd file(::openat(directory_fd, (kName + std::string(kFirstSegment)).c_str(),
+                         O_WRONLY | O_NOFOLLOW | O_CLOEXEC));
+  // Not to nothing: such a file ext4 writes to the disk when it is closed. A byte is no record.
+  if (!file || ::ftruncate(file.get(), 1) != 0) {
+    remove_first(directory_fd, kName);
+    return;
+  }
+  file_ = std::move(file);
+}
+
 OutputLog::OutputLog(std::uint64_t size, LogSpace& space)
     : size_(std::max(size, kMinSize)), space_(space) {}
 
@@ -248,8 +263,16 @@ bool OutputLog::finish(std::string_view end) {
   return written;
 }
 
-void OutputLog::remove() {
+void OutputLog::remove(PreparedLog* reuse) {
   file_.reset();
+  const bool one_file = segments_.size() == 1 && segments_.front().in_file && first_offset() == 0;
+  if (reuse != nullptr && one_file && !name_.empty()) {
+    taken_ -= segments_.front().taken;
+    space_.used -= segments_.front().taken;
+    segments_.clear();
+    reuse->make_of(directory_fd_, name_);
+    name_.clear();
+  }
   while (!segments_.empty()) {
     evict_first();
   }

@@ -41,6 +41,9 @@ class PreparedLog {
 
   // Does nothing when it is there. False: it cannot be made.
   bool make(int directory_fd);
+  // Makes it of the folder `name`, which has one segment and no reader: to make files and to remove
+  // them is dear. The folder is gone in any case.
+  void make_of(int directory_fd, const std::string& name);
   bool is_ready() const { return static_cast<bool>(file_); }
 
  private:
@@ -72,8 +75,8 @@ class OutputLog {
   void append(int stream, std::string_view bytes);
   // Nothing more comes. `end`: 1 to kMaxNote bytes. False: it could not be written.
   bool finish(std::string_view end);
-  // Removes the files; without it they stay.
-  void remove();
+  // Removes the files, or makes them `reuse`; without it they stay. Nobody may be reading them.
+  void remove(PreparedLog* reuse = nullptr);
 
   // Copies up to `room` bytes of one stream from `offset` on, first_offset() ≤ offset <
   // end_offset(). Size 0: the disk did not give them back; they are evicted now. Each reader has

@@ -88,6 +88,47 @@ TEST_F(LogTest, FromAPreparedFolderIsAsAnyOther) {
   }
 }
 
+TEST_F(LogTest, FromTheFolderOfOneThatWasRemovedIsAsAnyOther) {
+  PreparedLog prepared;
+  for (const std::uint64_t before : {0U, 1000U, 3'000'000U}) {  // the last is several files
+    OutputLog old(4 << 20, space_);
+    ASSERT_TRUE(old.create(directory_.get(), "old", "the old head"));
+    fill(old, before);
+    ASSERT_TRUE(old.finish("the old end"));
+    old.remove(&prepared);
+    EXPECT_EQ(space_.used, 0U);
+    EXPECT_EQ(prepared.is_ready(), before < 3'000'000);
+    EXPECT_EQ(stored("old"), std::nullopt);
+    OutputLog log(2 << 20, space_);
+    ASSERT_TRUE(log.create(directory_.get(), "e", "head", &prepared));
+    EXPECT_EQ(stored()->head(), "head");
+    EXPECT_EQ(stored()->end_offset(), 0U);
+    EXPECT_FALSE(stored()->end().has_value());
+    fill(log, 10);
+    EXPECT_TRUE(log.finish("end"));
+    auto reader = stored();
+    EXPECT_EQ(reader->end().value(), "end");
+    expect_intact(*reader);
+    expect_intact(log);
+    log.remove();
+    EXPECT_TRUE(std::filesystem::is_empty(path_));
+  }
+}
+
+TEST_F(LogTest, AFolderThatIsOfNoUseAsTheNextOneIsRemoved) {
+  PreparedLog prepared;
+  ASSERT_TRUE(prepared.make(directory_.get()));
+  for (const char* name : {"a", "b"}) {
+    OutputLog log(1 << 20, space_);
+    ASSERT_TRUE(log.create(directory_.get(), name, "head"));
+    fill(log, 100);
+    log.remove(&prepared);  // which is there already, or cannot be opened
+    EXPECT_FALSE(std::filesystem::exists(path_ + "/" + name));
+    std::filesystem::remove(path_ + "/.next/0");
+    std::filesystem::create_directory(path_ + "/.next/0");
+  }
+}
+
 TEST_F(LogTest, OfLittleOutputIsOneFile) {
   OutputLog log(2 << 20, space_);
   ASSERT_TRUE(log.create(directory_.get(), "e", "the head"));
