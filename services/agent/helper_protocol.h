@@ -37,6 +37,8 @@ struct ProcessLimit {
 struct SpareJob {
   std::uint32_t size = 0;  // bytes, this head among them
   std::uint32_t limits = 0;
+  std::uint32_t arguments = 0;  // bytes of their number and of them
+  std::uint32_t unused = 0;     // the limits are aligned
 };
 
 // A job is sent in one go, into an empty socket buffer.

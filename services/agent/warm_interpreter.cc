@@ -69,7 +69,9 @@ std::string make_job(const ProgramPlan& plan) {
   head.limits = static_cast<std::uint32_t>(plan.limits.size());
   job.append(reinterpret_cast<const char*>(plan.limits.data()),
              plan.limits.size() * sizeof(ProcessLimit));
+  const std::size_t arguments_at = job.size();
   append_list(job, plan.arguments);
+  head.arguments = static_cast<std::uint32_t>(job.size() - arguments_at);
   append_list(job, plan.environment);
   head.size = static_cast<std::uint32_t>(job.size());
   std::memcpy(job.data(), &head, sizeof(head));
@@ -87,10 +89,12 @@ UniqueFd make_file(const char* name, std::string_view content) {
 
 }  // namespace
 
-WarmInterpreter::WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm)
+WarmInterpreter::WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm,
+                                 std::string home)
     : loop_(loop),
       reaper_(reaper),
       warm_(warm),
+      home_(std::move(home)),
       restart_timer_(loop),
       patience_(loop),
       refill_timer_(loop),
@@ -132,8 +136,9 @@ void WarmInterpreter::start() {
   step.mutable_argv()->MergeFrom(warm_.preload());
   *step.mutable_environment() = warm_.environment();
   step.add_environment("LD_PRELOAD=/proc/self/fd/" + std::to_string(kModuleFd));
-  const std::array<int, 3> descriptors = {control.get(), script.get(), module.get()};
-  parent_ = script && module ? start_service(plan_of(step), descriptors) : -1;
+  const UniqueFd usual = make_file("runbus-python-environment", usual_environment());
+  const std::array<int, 4> descriptors = {control.get(), script.get(), module.get(), usual.get()};
+  parent_ = script && module && usual ? start_service(plan_of(step), descriptors) : -1;
   if (parent_ < 0) {
     parent_ = 0;
     control_.reset();
@@ -146,6 +151,21 @@ void WarmInterpreter::start() {
                            [this](std::uint32_t) { on_control(); })) {
     fail();
   }
+}
+
+// As in a job.
+std::string WarmInterpreter::usual_environment() const {
+  std::vector<std::string> lines(warm_.usual_environment().begin(),
+                                 warm_.usual_environment().end());
+  const auto place = std::find_if(lines.begin(), lines.end(), [](const std::string& line) {
+    return line.substr(0, line.find('=')) >= "HOME";
+  });
+  if (place == lines.end() || !place->starts_with("HOME=")) {
+    lines.insert(place, "HOME=" + home_);
+  }
+  std::string list;
+  append_list(list, lines);
+  return list;
 }
 
 // It says "up" once; more, or its end, is a failure.
@@ -396,8 +416,19 @@ bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
   }
   if (up_) {
     refill_timer_.after(kLongRun, [this] { refill(); });
+    make_one_at_rest();
   }
   return true;
+}
+
+// The last spare has been taken, so runs come one after the other: the next one is made while this
+// one goes on.
+void WarmInterpreter::make_one_at_rest() {
+  const auto idle = std::find_if(slots_.begin(), slots_.end(),
+                                 [](const Slot& slot) { return slot.state == State::kIdle; });
+  if (idle != slots_.end() && !has(State::kReady) && !has(State::kMaking)) {
+    make_next(*idle);
+  }
 }
 
 bool WarmInterpreter::wait_for_spare(SpareWait& wait, std::function<void()> go) {

@@ -36,7 +36,8 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   // With those for runs that wait.
   static constexpr std::size_t kMostSlots = 4;
 
-  WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm);
+  // `home`: where programs live.
+  WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm, std::string home);
   ~WarmInterpreter() override;
 
   const v1::Warm& warm() const override { return warm_; }
@@ -72,6 +73,7 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   };
 
   void start();
+  std::string usual_environment() const;
   void on_control();
   void fail();
   void restart_later();
@@ -83,6 +85,7 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   bool add_slot();
   bool request_spare(Slot& slot);
   void make_next(Slot& slot);
+  void make_one_at_rest();
   std::size_t count(State state) const;
   bool has(State state) const { return count(state) > 0; }
   void let_go();
@@ -95,6 +98,7 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   EventLoop& loop_;
   Reaper& reaper_;
   const v1::Warm warm_;
+  const std::string home_;
   pid_t parent_ = 0;
   bool up_ = false;
   UniqueFd control_;

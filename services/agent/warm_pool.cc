@@ -5,13 +5,15 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "services/agent/warm_interpreter.h"
 #include "services/agent/warm_node.h"
 
 namespace runbus::agent {
 
-WarmPool::WarmPool(EventLoop& loop, Reaper& reaper) : loop_(loop), reaper_(reaper) {}
+WarmPool::WarmPool(EventLoop& loop, Reaper& reaper, std::string workspace)
+    : loop_(loop), reaper_(reaper), workspace_(std::move(workspace)) {}
 
 WarmPool::~WarmPool() = default;
 
@@ -25,7 +27,7 @@ std::unique_ptr<WarmSource> WarmPool::make(const v1::Warm& warm) {
     return nullptr;
   }
   if (warm.name() == "python") {
-    return std::make_unique<WarmInterpreter>(loop_, reaper_, warm);
+    return std::make_unique<WarmInterpreter>(loop_, reaper_, warm, workspace_);
   }
   if (warm.name() == "node") {
     return std::make_unique<WarmNode>(loop_, reaper_, warm);

@@ -32,7 +32,8 @@ class WarmSource {
 
 class WarmPool : public WarmStarter {
  public:
-  WarmPool(EventLoop& loop, Reaper& reaper);
+  // `workspace`: its path, which is the home of programs.
+  WarmPool(EventLoop& loop, Reaper& reaper, std::string workspace);
   ~WarmPool() override;
 
   // Replaces what is kept ready. What is configured already, and as before, stays.
@@ -48,6 +49,7 @@ class WarmPool : public WarmStarter {
 
   EventLoop& loop_;
   Reaper& reaper_;
+  const std::string workspace_;
   std::vector<std::unique_ptr<WarmSource>> sources_;
 };
 

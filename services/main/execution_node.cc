@@ -117,6 +117,11 @@ session::ManagerOptions manager_options(const NodeFlags& flags, Node& node,
         warm.mutable_preload()->Assign(language.preload.begin(), language.preload.end());
         warm.add_environment("PATH=" + std::string(execution::kToolPath));
         warm.add_environment("LANG=C.UTF-8");
+        for (const std::string& line : execution::environment_of(language, {}, {}, {})) {
+          if (line != "HOME=") {  // of a workspace that only the agent knows
+            warm.add_usual_environment(line);
+          }
+        }
       }
     }
     return all;

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "services/agent/python/interpreter.h"
+
 // The native half of the warm Python interpreters (parent.py): a shared object that the interpreter
 // of the parent loads at its start (LD_PRELOAD) and calls by ctypes. It brings no library and needs
 // of the C library only what both glibc and musl have, so that it can be loaded by any Python of
@@ -37,12 +39,21 @@ struct RunbusMemory {
 // Gives it to the calling process.
 void runbus_prepare(const RunbusMemory* memory);
 
-// Serves the agent on the socket `control` (warm_interpreter.h). Returns in the spares alone, with
-// the socket on which the job will come. The interpreter's own work around fork(2) is done.
-int runbus_serve(int control, const RunbusMemory* memory);
+// What most jobs say, for which the parent has made all ready.
+struct RunbusUsual {
+  const char* program;  // argv[0]
+  // As in a job: the number of variables and each of them, ended by zero bytes.
+  const char* environment;
+  std::uint64_t environment_size;
+  const char* site;  // a folder of modules; while it is there no run is usual
+};
 
-// Waits for the job and becomes what it says as far as the kernel is concerned: descriptors,
-// directory, limits. The strings of the job go to `strings`, which has room for kMaxSpareJob bytes.
-// Returns their size. Without a job the process ends.
-long runbus_take_job(int job, char* strings);
+// Serves the agent on the socket `control` (warm_interpreter.h). Returns in the spares alone, when
+// the job has come: as take_job() of job.h. The interpreter's own work around fork(2) is done.
+PyObject* runbus_serve(int control, const RunbusMemory* memory, const RunbusUsual* usual);
+
+// Forks a child that has a usual job with the source in the file `source_file`, without waiting for
+// one: returns there as runbus_serve() does in a spare. In the parent it returns the child's pid.
+// Standard output and error go into a pipe that nobody reads.
+PyObject* runbus_rehearse(int source_file, const RunbusUsual* usual);
 }

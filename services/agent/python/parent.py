@@ -1,7 +1,7 @@
 # The parent of the warm Python interpreters (warm_interpreter.h). The agent runs it from a memory file as
 #   LD_PRELOAD=/proc/self/fd/5 python3 /proc/self/fd/4 PROGRAM [MODULE...]
 # with its control socket as descriptor 3; PROGRAM is argv[0] of the runs it may serve, MODULEs are imported ahead. Descriptor
-# 5 is the native half, module.h, which says what it does.
+# 5 is the native half, module.h, which says what it does; 6 is the environment that most runs have, as in a job.
 #
 # The parent says "up" once. For each socket that comes on the control socket it forks a helper, which does what helper.cc
 # does (child subreaper, reaps all, reports), but for one run after the other: for each message on its socket it forks a
@@ -9,7 +9,8 @@
 # A spare waits on the job socket that came with the message for a job and then becomes the program. What a spare cannot be
 # like a cold start in, it leaves to one: it executes the program.
 #
-# Page faults are most of a start, so a spare has the memory that a run touches for its own before its job comes.
+# Page faults are most of a start, so a spare has the memory that a run touches for its own before its job comes. And a run
+# touches little: what the usual run needs is made by the parent, once, and only the names of the run's own are put in.
 import sys
 
 del sys.path[0]  # /proc/self/fd
@@ -24,7 +25,7 @@ import os
 import stat
 import struct
 
-CONTROL = 3
+CONTROL, USUAL_ENVIRONMENT = 3, 6
 PR_SET_DUMPABLE = 4
 PRESENT, EXCLUSIVE = 1 << 63, 1 << 56  # in /proc/self/pagemap
 PAGE, BLOCK = 4096, 2 << 20
@@ -32,16 +33,18 @@ MAPPED_AT_ONCE = 64 << 10  # by a read fault in a file
 LARGEST_MAPPING = 64 << 20
 FEWEST_PAGES_OF_CODE = 32
 LARGEST_JOB = 64 << 10
+REHEARSALS = 12
 MAP_PRIVATE_ANONYMOUS, MAP_FIXED_NOREPLACE = 0x2 | 0x20, 0x100000
 MAP_FAILED = 2 ** 64 - 1
 # What an interpreter reads from its environment at its start and a spare can do later.
-KNOWN_VARIABLES = {b"PYTHONUNBUFFERED", b"PYTHONDONTWRITEBYTECODE"}
+KNOWN_VARIABLES = {b"PYTHONUNBUFFERED=1", b"PYTHONDONTWRITEBYTECODE=1"}
+DONT_WRITE_BYTECODE = 4  # in sys.flags
 SourceFileLoader = sys.modules["_frozen_importlib_external"].SourceFileLoader
 SimpleNamespace = type(sys.implementation)
 ModuleType = type(sys)
 
 native = ctypes.PyDLL(None)
-native.runbus_take_job.restype = ctypes.c_long
+native.runbus_serve.restype = native.runbus_rehearse.restype = ctypes.py_object
 native.mmap.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
 native.mmap.restype = ctypes.c_void_p
 native.munmap.argtypes = ctypes.c_void_p, ctypes.c_size_t
@@ -56,13 +59,22 @@ class Memory(ctypes.Structure):
                 ("pages", ctypes.POINTER(Range)), ("page_count", ctypes.c_uint64)]
 
 
+class Usual(ctypes.Structure):
+    _fields_ = [("program", ctypes.c_char_p), ("environment", ctypes.c_char_p), ("environment_size", ctypes.c_uint64),
+                ("site", ctypes.c_char_p)]
+
+
 def set_dumpable(value):
     native.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(value), 0, 0, 0)
 
 
+def take_list(words):
+    return [next(words) for _ in range(int(next(words)))]
+
+
 def take_lists(data):
     words = iter(data.split(b"\0"))
-    return [[next(words) for _ in range(int(next(words)))] for _ in range(2)]
+    return take_list(words), take_list(words)
 
 
 def set_environment(environment):
@@ -72,12 +84,21 @@ def set_environment(environment):
         os.environb[name] = value
 
 
+# What else an interpreter takes from the environment.
+def follow_environment():
+    sys.dont_write_bytecode = b"PYTHONDONTWRITEBYTECODE" in os.environb
+    flag = ctypes.py_object(int(sys.dont_write_bytecode))
+    native.Py_IncRef(flag)
+    native.PyStructSequence_SetItem(ctypes.py_object(sys.flags), ctypes.c_ssize_t(DONT_WRITE_BYTECODE), flag)
+    if "TZ" in os.environ and "time" in sys.modules:
+        sys.modules["time"].tzset()
+
+
 def is_as_at_start(environment, own_locale):
     locale = None
     for line in environment:
         if line.startswith(b"PYTHON"):
-            name, _, value = line.partition(b"=")
-            if not (name in KNOWN_VARIABLES and value):
+            if line not in KNOWN_VARIABLES:
                 return False
         elif line.startswith((b"LC_ALL=", b"LC_CTYPE=")):
             return False
@@ -86,10 +107,13 @@ def is_as_at_start(environment, own_locale):
     return locale == own_locale
 
 
+def user_site():
+    return os.environ.get("HOME", "") + "/.local/lib/python%d.%d/site-packages" % sys.version_info[:2]
+
+
 # The source and the file's real path, or None where only a cold start is right.
 def read_source(argv):
-    site = "/.local/lib/python%d.%d/site-packages" % sys.version_info[:2]
-    if os.path.exists(os.environ.get("HOME", "") + site):
+    if os.path.exists(user_site()):
         return None
     try:
         fd = os.open(argv[1], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -123,6 +147,23 @@ def standard_streams(stdin=0, stdout=1, stderr=2):
     raw.name = "<stdin>"
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), encoding=encoding, errors=old)
     sys.stdin.mode = "r"
+
+
+# The streams of the usual run: output to pipes, input from /dev/null. Returns its input from a pipe.
+def usual_streams():
+    ends, null = os.pipe(), os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    own = [os.dup(fd) for fd in range(3)]
+    for fd in range(3):
+        os.dup2(ends[fd > 0], fd)
+    standard_streams()
+    from_pipe = sys.stdin
+    os.dup2(null, 0)
+    standard_streams()
+    for fd in range(3):
+        os.dup2(own[fd], fd)
+    for fd in *ends, null, *own:
+        os.close(fd)
+    return from_pipe
 
 
 def become_main(path):
@@ -192,11 +233,22 @@ def finish(error, own_modules):
     os._exit(code)
 
 
+# The names of the modules that the program has loaded. To look at a name is to write to it, so if all the others are where
+# they were, only these are looked at.
+def loaded_modules(own_modules):
+    loaded = []
+    for name in reversed(sys.modules):
+        if name in own_modules:
+            break
+        loaded.append(name)
+    if len(sys.modules) - len(loaded) != len(own_modules):
+        return [name for name in sys.modules if name not in own_modules]
+    return loaded[::-1]
+
+
 def end_program(own_modules):
-    main = sys.modules.pop("__main__").__dict__
-    loaded = [name for name in sys.modules if name not in own_modules]
-    modules = [sys.modules.pop(name) for name in loaded]
-    clear_namespace(main)
+    modules = [sys.modules.pop(name) for name in loaded_modules(own_modules)]
+    clear_namespace(getattr(sys.modules.pop("__main__", None), "__dict__", {}))
     gc.collect()
     own = [module for module in reversed(modules)
            if type(module) is ModuleType and getattr(module, "__file__", None)]
@@ -223,24 +275,33 @@ def run(program, own_locale, argv, environment):
         execute(argv)
     source, real_path = found
     script = os.fsdecode(argv[1])
-    path = os.path.abspath(script)
     sys.argv = [script, *map(os.fsdecode, argv[2:])]
     sys.orig_argv = list(map(os.fsdecode, argv))
     sys.path.insert(0, os.path.dirname(real_path))
-    sys.dont_write_bytecode = b"PYTHONDONTWRITEBYTECODE" in os.environb
-    if "TZ" in os.environ and "time" in sys.modules:
-        sys.modules["time"].tzset()
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()  # the standard library's generator is seeded by fork itself
+    follow_environment()
     standard_streams()
     own_modules = set(sys.modules)
-    ended_with = run_program(source, path)
-    del source
-    finish(ended_with, own_modules)
+    path = os.path.abspath(script)
+    finish(run_program(source, become_main(path), path), own_modules)
 
 
-def run_program(source, path):
-    main = become_main(path)
+# A run that is usual (RunbusUsual): the environment, `__main__`, streams and modules are there. Returns what it ended with.
+def run_usual(usual, source, path, directory, script, arguments, piped):
+    main, from_pipe = usual
+    sys.argv = [script]
+    if arguments:
+        sys.argv += map(os.fsdecode, arguments[:-1].split(b"\0"))
+    sys.orig_argv[1:] = sys.argv
+    sys.path.insert(0, directory)
+    main["__file__"] = main["__loader__"].path = path
+    if piped:
+        sys.stdin = sys.__stdin__ = from_pipe
+    return run_program(source, main, path)
+
+
+def run_program(source, main, path):
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # the standard library's generator is seeded by fork itself
     try:
         exec(compile(source, path, "exec", dont_inherit=True), main)
     except BaseException as error:
@@ -250,6 +311,7 @@ def run_program(source, path):
     return None
 
 
+# What is rehearsed: much of what programs do.
 DRY_PROGRAM = b"""
 import sys, os, io, time
 from math import *
@@ -269,42 +331,54 @@ except KeyError as e: print(e)
 print("text", file=sys.stderr)
 raise ValueError("dry")
 """
+# Whose memory spares have for their own. What a program does beyond it costs that program its page faults; what is in here and
+# a program does not do costs every run the copying of pages for nothing.
+TYPICAL_PROGRAM = b"""
+def double(n):
+    return n * 2
+numbers = [double(i) for i in range(3)]
+for i, number in enumerate(numbers):
+    print(f"{i}: {number}", 1.5)
+"""
 
 
-# Does what a run does, with /dev/null for its streams, for what is made at its first use.
-def run_dry(own_locale):
+# Makes what the usual run needs.
+def make_usual(program):
+    sys.orig_argv = [os.fsdecode(program), ""]
+    from_pipe = usual_streams()
+    return become_main(""), from_pipe
+
+
+# Does what a usual run does, into the parent's own streams, which nobody reads: for what is made at its first use, and so
+# often that the interpreter has adapted our code, which it does by writing to it.
+def rehearse(program):
     own = sys.modules["__main__"]
     streams = [sys.stdin, sys.stdout, sys.stderr]
-    environment = [name + b"=" + value for name, value in os.environb.items()]
-    set_environment(environment)
-    is_as_at_start(environment, own_locale)
-    read_source([b"", b"/dev/null"])
-    os.path.dirname(os.path.abspath("main.py"))
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    standard_streams(null, null, null)
-    own_modules = set(sys.modules)
-    exit_code_of(run_program(DRY_PROGRAM, "main.py"))
-    flush_standard_streams(0)
-    end_program(own_modules)
+    for _ in range(REHEARSALS):
+        usual = make_usual(program)
+        own_modules = set(sys.modules)
+        exit_code_of(run_usual(usual, DRY_PROGRAM, "/main.py", "/", "main.py", b"", 0))
+        flush_standard_streams(0)
+        end_program(own_modules)
+        del sys.path[0]
     sys.modules["__main__"] = own
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
-    os.close(null)
     del sys.last_type, sys.last_value, sys.last_traceback
 
 
-# What is mapped: (start, end, permissions, name).
-def mappings():
-    with open("/proc/self/maps") as maps:
+# What a process has mapped: (start, end, permissions, name).
+def mappings(process):
+    with open("/proc/%d/maps" % process) as maps:
         for line in maps.read().splitlines():
             addresses, permissions, _, _, _, *name = line.split(None, 5)
             start, end = (int(word, 16) for word in addresses.split("-"))
             yield start, end, permissions, "".join(name)
 
 
-# The pages of ours that are our own copy, or of a file and mapped: (address, writable).
-def touched_pages():
-    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        for start, end, permissions, name in mappings():
+# The pages of a process that are its own copy, or of a file and mapped: (address, writable).
+def touched_pages(process):
+    with open("/proc/%d/pagemap" % process, "rb", buffering=0) as pagemap:
+        for start, end, permissions, name in mappings(process):
             if permissions[0] != "r" or permissions[3] != "p" or end - start > LARGEST_MAPPING or name == "[vdso]":
                 continue
             writable = permissions[1] == "w"
@@ -315,34 +389,39 @@ def touched_pages():
                     yield start + i * PAGE, writable
 
 
-# Has a child run a program, as a spare would, and tell which memory it touched for that. Nothing, if that fails: then a run
-# takes its page faults one by one.
-def learn_touched_pages(program, own_locale):
+# Which memory a run touches: what a child has touched that does one. Another child looks, since what a process does changes
+# its memory. Nothing, if that fails: then a run takes its page faults one by one.
+def learn_touched_pages(program, usual, made):
     source, result = os.memfd_create("source"), os.memfd_create("result")
-    os.write(source, DRY_PROGRAM)
-    child = os.fork()
-    if not child:
-        leave = os._exit
+    os.write(source, TYPICAL_PROGRAM)
+    said, wait = os.pipe(), os.pipe()
+    own_modules = set(sys.modules)
 
-        def tell(code):
-            pages = b"".join(struct.pack("=Q?", *page) for page in touched_pages())
-            os.ftruncate(1, 0)
-            os.pwrite(1, pages, 0)
-            leave(0)
+    def tell(code):
+        os.write(said[1], b"!")
+        os.read(wait[0], 1)  # until it is killed
 
+    leave, os._exit = os._exit, tell
+    job = native.runbus_rehearse(source, ctypes.byref(usual))
+    if type(job) is tuple:
+        finish(run_usual(made, *job), own_modules)
+    os._exit = leave
+    if type(job) is bytes:
+        leave(1)
+    os.close(said[1])
+    looker = os.fork()
+    if not looker:
         try:
-            os._exit = tell
-            set_dumpable(1)  # else these files of /proc are not ours
-            os.dup2(source, 0)
-            os.dup2(result, 1)
-            environment = [b"LANG=" + own_locale] * bool(own_locale) + [b"PYTHONDONTWRITEBYTECODE=1"]
-            run(program, own_locale, [program, b"/proc/self/fd/0"], environment)
+            if os.read(said[0], 1):
+                os.write(result, b"".join(struct.pack("=Q?", *page) for page in touched_pages(job)))
         finally:
-            leave(1)
-    status = os.waitpid(child, 0)[1]
-    told = b"" if status else os.pread(result, 9 << 15, 0)
-    os.close(source)
-    os.close(result)
+            leave(0)
+    os.waitpid(looker, 0)
+    os.kill(job, _signal.SIGKILL)
+    os.waitpid(job, 0)
+    told = os.pread(result, 9 << 15, 0)
+    for fd in source, result, said[0], *wait:
+        os.close(fd)
     return list(struct.iter_unpack("=Q?", told))
 
 
@@ -387,7 +466,7 @@ def worthwhile_blocks(pages):
     fewest = pages_of_a_blocks_cost([page for page in pages if page[1]])
     if fewest is None:
         return [], []
-    layout = list(mappings())
+    layout = list(mappings(os.getpid()))
     code, data = [], []
     for block, count in sorted(counts.items()):
         parts = parts_of(block, layout)
@@ -457,8 +536,8 @@ def pages_of_a_blocks_cost(written):
     return fewest
 
 
-def lay_out_memory(program, own_locale):
-    pages = learn_touched_pages(program, own_locale)
+def lay_out_memory(program, usual, made):
+    pages = learn_touched_pages(program, usual, made)
     code, data = worthwhile_blocks(pages)
     ranges = own(data, True)
     if ranges is None or size_of_large_pages() < len(data) * BLOCK:
@@ -466,6 +545,18 @@ def lay_out_memory(program, own_locale):
     own(code, False)
     rest = as_ranges(single_pages(pages, {*code, *data}), PAGE)
     return Memory(ranges, len(ranges), rest, len(rest))
+
+
+# Becomes as a run with the usual environment finds it, if a spare can be so.
+def take_usual_environment(program, own_locale):
+    data = os.pread(USUAL_ENVIRONMENT, LARGEST_JOB, 0)
+    os.close(USUAL_ENVIRONMENT)
+    environment = take_list(iter(data.split(b"\0")))
+    if not is_as_at_start(environment, own_locale):
+        environment, data = [], b"0\0"
+    set_environment(environment)
+    follow_environment()
+    return Usual(program, data, len(data), os.fsencode(user_site()))
 
 
 def main():
@@ -477,17 +568,20 @@ def main():
             __import__(name)
         except Exception:
             pass  # a run that needs it will say so
-    strings = ctypes.create_string_buffer(LARGEST_JOB)
-    run_dry(own_locale)
+    usual = take_usual_environment(program, own_locale)
+    rehearse(program)
     native.runbus_settle()
+    made = make_usual(program)
+    own_modules = set(sys.modules)
     gc.collect()
     gc.freeze()
-    memory = lay_out_memory(program, own_locale)
-    job = native.runbus_serve(CONTROL, ctypes.byref(memory))
-    # Here is a spare.
+    memory = lay_out_memory(program, usual, made)
     gc.freeze()
-    size = native.runbus_take_job(job, strings)
-    run(program, own_locale, *take_lists(ctypes.string_at(strings, size)))
+    job = native.runbus_serve(CONTROL, ctypes.byref(memory), ctypes.byref(usual))
+    # Here is a spare, with its job.
+    if type(job) is tuple:
+        finish(run_usual(made, *job), own_modules)
+    run(program, own_locale, *take_lists(job))
 
 
 main()

@@ -14,14 +14,11 @@
 #include <cstring>
 
 #include "services/agent/helper_protocol.h"
+#include "services/agent/python/interpreter.h"
+#include "services/agent/python/job.h"
 #include "services/agent/python/memory.h"
+#include "services/agent/python/messages.h"
 #include "services/agent/python/module.h"
-
-// The interpreter's own, which C code that forks has to call (Python/C API, "PyOS_BeforeFork").
-extern "C" {
-void PyOS_BeforeFork();
-void PyOS_AfterFork_Child();
-}
 
 // Parent, helpers and what a spare does without the interpreter. Neither a parent nor a helper
 // touches the interpreter's memory once it serves: each page that they wrote would be copied, on
@@ -30,51 +27,6 @@ namespace runbus::agent {
 namespace {
 
 constexpr int kControl = 3;
-constexpr int kJobDescriptors = 4;
-constexpr int kDirectory = 3;  // of those
-constexpr unsigned kFewDescriptors = 4096;
-
-void close_range(unsigned first, unsigned last) {
-  if (first > last || ::syscall(SYS_close_range, first, last, 0U) == 0) {
-    return;
-  }
-  // Before Linux 5.9.
-  for (unsigned fd = first; fd <= last && fd < kFewDescriptors; ++fd) {
-    ::close(static_cast<int>(fd));
-  }
-}
-
-struct Message {
-  ssize_t size = 0;
-  int descriptors[kJobDescriptors];
-};
-
-// The next message, with `count` descriptors. At the end of the socket the process ends, and also
-// when no descriptor is free: the agent starts anew.
-Message receive(int socket, char* data, std::size_t room, int count) {
-  Message message;
-  iovec part{data, room};
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(message.descriptors))];
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  header.msg_control = space;
-  header.msg_controllen = sizeof(space);
-  do {
-    message.size = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
-  } while (message.size < 0 && errno == EINTR);
-  if (message.size <= 0) {
-    ::_exit(0);
-  }
-  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(int);
-  const cmsghdr* const control = CMSG_FIRSTHDR(&header);
-  if (control == nullptr || control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS ||
-      control->cmsg_len != CMSG_LEN(bytes)) {
-    ::_exit(1);
-  }
-  std::memcpy(message.descriptors, CMSG_DATA(control), bytes);
-  return message;
-}
 
 void receive_descriptors(int socket, int* descriptors, int count) {
   char word[16];
@@ -206,31 +158,6 @@ int help(const RunbusMemory& memory) {
   }
 }
 
-// ---- spare ----------------------------------------------------------------------------------
-
-void apply_limits(const ProcessLimit* limits, std::uint32_t count) {
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const auto resource = static_cast<__rlimit_resource_t>(limits[i].resource);
-    rlimit limit{};
-    if (::getrlimit(resource, &limit) != 0) {
-      continue;
-    }
-    limit.rlim_max = limits[i].hard < limit.rlim_max ? limits[i].hard : limit.rlim_max;
-    limit.rlim_cur = limits[i].soft < limit.rlim_max ? limits[i].soft : limit.rlim_max;
-    ::setrlimit(resource, &limit);
-  }
-}
-
-void take_descriptors(const int* descriptors) {
-  for (int standard = 0; standard < kDirectory; ++standard) {
-    ::dup2(descriptors[standard], standard);
-  }
-  if (::fchdir(descriptors[kDirectory]) != 0) {
-    ::_exit(1);
-  }
-  close_range(kDirectory, INT_MAX);
-}
-
 }  // namespace
 }  // namespace runbus::agent
 
@@ -242,7 +169,9 @@ __attribute__((visibility("default"))) void runbus_prepare(const RunbusMemory* m
   runbus::agent::touch(memory->pages, memory->page_count);
 }
 
-__attribute__((visibility("default"))) int runbus_serve(int control, const RunbusMemory* memory) {
+__attribute__((visibility("default"))) PyObject* runbus_serve(int control,
+                                                              const RunbusMemory* memory,
+                                                              const RunbusUsual* usual) {
   using namespace runbus::agent;
   // The ends of helpers are for the kernel to see, nobody else.
   ::signal(SIGCHLD, SIG_IGN);
@@ -261,35 +190,9 @@ __attribute__((visibility("default"))) int runbus_serve(int control, const Runbu
       become_helper(slot);
       const int job = help(*memory);
       PyOS_AfterFork_Child();
-      return job;
+      return take_job(job, *usual);
     }
     ::close(slot);
   }
-}
-
-__attribute__((visibility("default"))) long runbus_take_job(int job, char* strings) {
-  using namespace runbus::agent;
-  const Message message = receive(job, strings, kMaxSpareJob, kJobDescriptors);
-  auto size = static_cast<std::size_t>(message.size);
-  SpareJob head;
-  while (size < sizeof(head) || (std::memcpy(&head, strings, sizeof(head)), size < head.size)) {
-    const ssize_t more = ::recv(job, strings + size, kMaxSpareJob - size, 0);
-    if (more <= 0 && errno != EINTR) {
-      ::_exit(0);
-    }
-    size += more > 0 ? static_cast<std::size_t>(more) : 0;
-  }
-  ProcessLimit limits[RLIM_NLIMITS];
-  const std::size_t strings_at = sizeof(head) + head.limits * sizeof(ProcessLimit);
-  if (head.limits > RLIM_NLIMITS || strings_at > size) {
-    ::_exit(1);
-  }
-  take_descriptors(message.descriptors);
-  std::memcpy(limits, strings + sizeof(head), head.limits * sizeof(ProcessLimit));
-  apply_limits(limits, head.limits);
-  // From here on there is nothing of ours in it but the interpreter.
-  ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-  std::memmove(strings, strings + strings_at, size - strings_at);
-  return static_cast<long>(size - strings_at);
 }
 }

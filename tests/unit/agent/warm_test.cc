@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <string>
@@ -29,6 +30,9 @@ class AgentWarm : public ::testing::Test {
     warm.set_name("python");
     warm.add_argv(kPython);
     warm.add_environment("LANG=C.UTF-8");
+    for (const char* line : {"LANG=C.UTF-8", "PATH=/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE=1"}) {
+      warm.add_usual_environment(line);
+    }
     ASSERT_TRUE(client_.call(request).has_done());
   }
 
@@ -42,9 +46,12 @@ class AgentWarm : public ::testing::Test {
       step.add_argv(argument);
     }
     for (const std::string& variable :
-         {std::string("LANG=C.UTF-8"), std::string("PATH=/usr/bin:/bin"),
-          "HOME=" + agent_.workspace(), std::string("PYTHONDONTWRITEBYTECODE=1")}) {
+         {"HOME=" + agent_.workspace(), std::string("LANG=C.UTF-8"),
+          std::string("PATH=/usr/bin:/bin"), std::string("PYTHONDONTWRITEBYTECODE=1")}) {
       step.add_environment(variable);
+    }
+    if (!usual_) {
+      step.add_environment("RARE=yes");
     }
     if (warm) {
       step.set_warm("python");
@@ -76,9 +83,22 @@ class AgentWarm : public ::testing::Test {
   AgentProcess agent_;
   TestClient client_{agent_.socket_path()};
   int runs_ = 0;
+  bool usual_ = true;  // whether runs have the environment that spares are ready for
 };
 
-TEST_F(AgentWarm, LooksLikeAColdStart) {
+class AgentWarmStart : public AgentWarm, public ::testing::WithParamInterface<bool> {
+ protected:
+  void SetUp() override {
+    usual_ = GetParam();
+    AgentWarm::SetUp();
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(, AgentWarmStart, ::testing::Bool(), [](const auto& test) {
+  return test.param ? "UsualEnvironment" : "OwnEnvironment";
+});
+
+TEST_P(AgentWarmStart, LooksLikeAColdStart) {
   expect_same("import sys; print(sys.argv, __name__, __file__, sys.path, sys.orig_argv)");
   expect_same("import os; print(sorted(os.environ.items()), os.getcwd(), sorted(globals()))");
   expect_same("import sys; print(sys.stdout, sys.stderr, sys.stdin, sys.stdin.read())");
@@ -92,7 +112,7 @@ TEST_F(AgentWarm, LooksLikeAColdStart) {
       "'Seccomp:'))])");
 }
 
-TEST_F(AgentWarm, EndsLikeAColdStart) {
+TEST_P(AgentWarmStart, EndsLikeAColdStart) {
   expect_same("raise SystemExit(7)");
   expect_same("import sys; sys.exit('text')");
   expect_same("def f():\n  raise ValueError('bad')\nf()");
@@ -115,7 +135,7 @@ TEST_F(AgentWarm, EndsLikeAColdStart) {
       "target=print, args=('child',)); p.start(); p.join(); print(p.exitcode)");
 }
 
-TEST_F(AgentWarm, EachRunHasFreshRandomNumbers) {
+TEST_P(AgentWarmStart, EachRunHasFreshRandomNumbers) {
   std::set<std::string> seen;
   for (int i = 0; i < 8; ++i) {
     seen.insert(run_warm("import random; print(random.random())").out);
@@ -134,9 +154,25 @@ TEST_F(AgentWarm, LeavesToAColdStartWhatASpareCannotBe) {
   const Stream stream = run(client_, spawn);
   EXPECT_NE(stream.err.find("can't open file"), std::string::npos) << stream.err;
   EXPECT_EQ(stream.exited.code(), 2);
+  // What a site directory of the user's has, a spare has not loaded.
+  ASSERT_TRUE(eventually([&] { return is_warm_now(); }));
+  const std::string version = run_cold("import sys; print('%d.%d' % sys.version_info[:2])").out;
+  const std::filesystem::path site = agent_.workspace() + "/.local/lib/python" +
+                                     version.substr(0, version.size() - 1) + "/site-packages";
+  std::filesystem::create_directories(site);
+  expect_same("import sys; print(sys.path)");
 }
 
-TEST_F(AgentWarm, FollowsTheRulesOfEveryRun) {
+TEST_F(AgentWarm, RunsScriptsOfEveryKind) {
+  expect_same("x = '" + std::string(100'000, 'x') + "'\nprint(len(x), __file__)");
+  expect_same(std::string("print(1)\0print(2)", 17));
+  expect_same("# coding: latin-1\nprint(ascii('\xe9'))");
+  expect_same("");
+  expect_same("import sys; del sys.modules['__main__']; print('no main')");
+  expect_same("import sys; del sys.modules['os']; import os, json; print(os.name)");
+}
+
+TEST_P(AgentWarmStart, FollowsTheRulesOfEveryRun) {
   const std::string argument = unique_argument("1000.");
   Stream stream = run_warm("import subprocess\nsubprocess.Popen(['sleep', '" + argument +
                            "'], start_new_session=True)\nprint('here')");
@@ -264,6 +300,16 @@ TEST_F(AgentWarm, HasItsMemoryInLargePages) {
       "print(sum(int(l.split()[1]) for l in open('/proc/self/smaps') if l.startswith('AnonHuge')))";
   EXPECT_GE(std::stoi(run_warm(script).out), 4096);
   EXPECT_LT(std::stoi(run_cold(script).out), 4096);
+}
+
+TEST_F(AgentWarm, IsReadyForTheUsualEnvironment) {
+  const auto faults = [this] {
+    return std::stoi(
+        run_warm("import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)").out);
+  };
+  const int usual = faults();
+  usual_ = false;
+  EXPECT_LT(usual + 20, faults());
 }
 
 // One run more than there are spares, several times: on a machine that makes none in time it starts
