@@ -136,6 +136,7 @@ void WarmInterpreter::start() {
   step.mutable_argv()->MergeFrom(warm_.preload());
   *step.mutable_environment() = warm_.environment();
   step.add_environment("LD_PRELOAD=/proc/self/fd/" + std::to_string(kModuleFd));
+  step.add_environment("LD_BIND_NOW=1");  // no spare shall look for a function
   const UniqueFd usual = make_file("runbus-python-environment", usual_environment());
   const std::array<int, 4> descriptors = {control.get(), script.get(), module.get(), usual.get()};
   parent_ = script && module && usual ? start_service(plan_of(step), descriptors) : -1;

@@ -34,6 +34,7 @@ LARGEST_MAPPING = 64 << 20
 FEWEST_PAGES_OF_CODE = 32
 LARGEST_JOB = 64 << 10
 REHEARSALS = 12
+MOST_RANGES = 4096
 MAP_PRIVATE_ANONYMOUS, MAP_FIXED_NOREPLACE = 0x2 | 0x20, 0x100000
 MAP_FAILED = 2 ** 64 - 1
 # What an interpreter reads from its environment at its start and a spare can do later.
@@ -57,6 +58,18 @@ class Range(ctypes.Structure):
 class Memory(ctypes.Structure):
     _fields_ = [("blocks", ctypes.POINTER(Range)), ("block_count", ctypes.c_uint64),
                 ("pages", ctypes.POINTER(Range)), ("page_count", ctypes.c_uint64)]
+
+
+# What the parent is to do: blocks of code and of data that it is to own in large pages, gaps in those that it is to fill
+# before, pages that spares are to touch beside the data, and all those where there are no large pages.
+class Plan(ctypes.Structure):
+    _fields_ = [("counts", ctypes.c_uint64 * 5), ("ranges", Range * MOST_RANGES)]
+
+    def lists(self):
+        start = 0
+        for count in self.counts:
+            yield (Range * count).from_buffer(self, Plan.ranges.offset + start * ctypes.sizeof(Range))
+            start += count
 
 
 class Usual(ctypes.Structure):
@@ -331,15 +344,9 @@ except KeyError as e: print(e)
 print("text", file=sys.stderr)
 raise ValueError("dry")
 """
-# Whose memory spares have for their own. What a program does beyond it costs that program its page faults; what is in here and
-# a program does not do costs every run the copying of pages for nothing.
-TYPICAL_PROGRAM = b"""
-def double(n):
-    return n * 2
-numbers = [double(i) for i in range(3)]
-for i, number in enumerate(numbers):
-    print(f"{i}: {number}", 1.5)
-"""
+# Whose memory spares have for their own: what every program does. To have a page ahead costs about as much as the fault that
+# it spares, so what only some programs do is left to their faults.
+LEAST_PROGRAM = b"print(1)\n"
 
 
 # Makes what the usual run needs.
@@ -389,11 +396,13 @@ def touched_pages(process):
                     yield start + i * PAGE, writable
 
 
-# Which memory a run touches: what a child has touched that does one. Another child looks, since what a process does changes
-# its memory. Nothing, if that fails: then a run takes its page faults one by one.
-def learn_touched_pages(program, usual, made):
+# Makes a plan of what a run touches, which is what a child has touched that does one. Another child looks and plans, since what
+# a process does changes its memory, and the spares shall find what this child finds. It stays empty if that fails: then a run
+# takes its page faults one by one.
+def make_plan(plan, usual, made):
+    has_threads = len(os.listdir("/proc/self/task")) > 1
     source, result = os.memfd_create("source"), os.memfd_create("result")
-    os.write(source, TYPICAL_PROGRAM)
+    os.write(source, LEAST_PROGRAM)
     said, wait = os.pipe(), os.pipe()
     own_modules = set(sys.modules)
 
@@ -413,16 +422,26 @@ def learn_touched_pages(program, usual, made):
     if not looker:
         try:
             if os.read(said[0], 1):
-                os.write(result, b"".join(struct.pack("=Q?", *page) for page in touched_pages(job)))
+                os.write(result, plan_of(list(touched_pages(job)), has_threads))
         finally:
             leave(0)
     os.waitpid(looker, 0)
     os.kill(job, _signal.SIGKILL)
     os.waitpid(job, 0)
-    told = os.pread(result, 9 << 15, 0)
+    os.preadv(result, [plan], 0)
     for fd in source, result, said[0], *wait:
         os.close(fd)
-    return list(struct.iter_unpack("=Q?", told))
+
+
+def plan_of(pages, has_threads):
+    # Another thread could write to what is being copied.
+    code, data, gaps = ([], [], []) if has_threads else worthwhile_blocks(pages)
+    lists = (as_ranges([(block, False) for block in code], BLOCK), as_ranges([(block, True) for block in data], BLOCK),
+             (Range * len(gaps))(*gaps), as_ranges(single_pages(pages, {*code, *data}), PAGE),
+             as_ranges(single_pages(pages, ()), PAGE))
+    if sum(map(len, lists)) > MOST_RANGES:
+        return b""
+    return b"".join(map(bytes, ((ctypes.c_uint64 * 5)(*map(len, lists)), *lists)))
 
 
 def block_of(address):
@@ -445,37 +464,35 @@ def is_data(parts):
             and all(permissions in ("rw-p", "r--p") and name != "[stack]" for _, _, permissions, name in parts))
 
 
-def fill_gaps(block, parts):
+def gaps_in(block, parts):
     at = block
     for start, end in [(start, end) for start, end, _, _ in parts] + [(block + BLOCK, 0)]:
         if at < start:
-            native.mmap(at, start - at, 3, MAP_PRIVATE_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0)
+            yield at, start - at, True
         at = end
 
 
-# The blocks that are worth a large page, of code and of data. Constants that share a block with data become writable; reading
-# them is no cost, since the kernel maps their neighbours along.
+# The blocks that are worth a large page, of code and of data, and the gaps in those. Constants that share a block with data
+# become writable; reading them is no cost, since the kernel maps their neighbours along.
 def worthwhile_blocks(pages):
-    if len(os.listdir("/proc/self/task")) > 1:
-        return [], []  # another thread could write to what is being copied
     counts, written = {}, {}
     for page, writable in pages:
         block = block_of(page)
         counts[block] = counts.get(block, 0) + 1
         written[block] = written.get(block, 0) + writable
     fewest = pages_of_a_blocks_cost([page for page in pages if page[1]])
+    code, data, gaps = [], [], []
     if fewest is None:
-        return [], []
+        return code, data, gaps
     layout = list(mappings(os.getpid()))
-    code, data = [], []
     for block, count in sorted(counts.items()):
         parts = parts_of(block, layout)
         if count >= FEWEST_PAGES_OF_CODE and is_code(parts):
             code.append(block)
         elif written[block] >= fewest and is_data(parts):
-            fill_gaps(block, parts)
             data.append(block)
-    return code, data
+            gaps += gaps_in(block, parts)
+    return code, data, gaps
 
 
 def as_ranges(pages, size):
@@ -488,9 +505,8 @@ def as_ranges(pages, size):
     return (Range * len(ranges))(*(Range(*each) for each in ranges))
 
 
-def own(blocks, writable):
-    ranges = as_ranges([(block, writable) for block in blocks], BLOCK)
-    return ranges if native.runbus_own(ranges, ctypes.c_uint64(len(ranges))) == 0 else None
+def own(ranges):
+    return native.runbus_own(ranges, ctypes.c_uint64(len(ranges))) == 0
 
 
 def size_of_large_pages():
@@ -525,9 +541,10 @@ def pages_of_a_blocks_cost(written):
     at = native.mmap(0, 2 * BLOCK, 3, MAP_PRIVATE_ANONYMOUS, -1, 0)
     if at == MAP_FAILED:
         return None
-    block, pages, nothing = own([block_of(at + BLOCK - 1)], True), as_ranges(written, PAGE), as_ranges([], PAGE)
+    block = as_ranges([(block_of(at + BLOCK - 1), True)], BLOCK)
+    pages, nothing = as_ranges(written, PAGE), as_ranges([], PAGE)
     fewest = None
-    if block is not None and written and size_of_large_pages() >= BLOCK:
+    if own(block) and written and size_of_large_pages() >= BLOCK:
         bare, all_pages, one_block = (
             min(cost_of(memory) for _ in range(3))
             for memory in (Memory(nothing, 0, nothing, 0), Memory(nothing, 0, pages, len(pages)), Memory(block, 1, nothing, 0)))
@@ -536,15 +553,16 @@ def pages_of_a_blocks_cost(written):
     return fewest
 
 
-def lay_out_memory(program, usual, made):
-    pages = learn_touched_pages(program, usual, made)
-    code, data = worthwhile_blocks(pages)
-    ranges = own(data, True)
-    if ranges is None or size_of_large_pages() < len(data) * BLOCK:
-        ranges, code, data = as_ranges([], BLOCK), [], []  # there were no more of them: page by page
-    own(code, False)
-    rest = as_ranges(single_pages(pages, {*code, *data}), PAGE)
-    return Memory(ranges, len(ranges), rest, len(rest))
+def lay_out_memory(usual, made):
+    plan = Plan()
+    make_plan(plan, usual, made)
+    code, data, gaps, pages, all_pages = plan.lists()
+    for gap in gaps:
+        native.mmap(gap.start, gap.size, 3, MAP_PRIVATE_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0)
+    if len(data) and (not own(data) or size_of_large_pages() < sum(block.size for block in data)):
+        return Memory(data, 0, all_pages, len(all_pages))  # there were no more of them: page by page
+    own(code)
+    return Memory(data, len(data), pages, len(pages))
 
 
 # Becomes as a run with the usual environment finds it, if a spare can be so.
@@ -575,7 +593,8 @@ def main():
     own_modules = set(sys.modules)
     gc.collect()
     gc.freeze()
-    memory = lay_out_memory(program, usual, made)
+    memory = lay_out_memory(usual, made)
+    gc.collect()  # which also gives back what the interpreter keeps of freed objects; at the end of a run that is copies of pages
     gc.freeze()
     job = native.runbus_serve(CONTROL, ctypes.byref(memory), ctypes.byref(usual))
     # Here is a spare, with its job.
