@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -65,7 +66,14 @@ Result<std::string> read_line(int fd, seconds bound) {
   return failure("said too much");
 }
 
+// With the environment that a run has and nothing of ours: what is set here (certificates to load,
+// say) would be measured along.
 pid_t spawn_quietly(const std::vector<std::string>& argv) {
+  std::array<std::string, 3> environment = {"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp",
+                                            "LANG=C.UTF-8"};
+  std::array<char*, 4> variables{};
+  std::transform(environment.begin(), environment.end(), variables.begin(),
+                 [](std::string& variable) { return variable.data(); });
   std::vector<char*> pointers;
   for (const std::string& argument : argv) {
     pointers.push_back(const_cast<char*>(argument.c_str()));
@@ -76,7 +84,8 @@ pid_t spawn_quietly(const std::vector<std::string>& argv) {
   ::posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
   ::posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
   pid_t pid = -1;
-  const int error = ::posix_spawn(&pid, pointers[0], &actions, nullptr, pointers.data(), environ);
+  const int error =
+      ::posix_spawn(&pid, pointers[0], &actions, nullptr, pointers.data(), variables.data());
   ::posix_spawn_file_actions_destroy(&actions);
   if (error != 0) {
     throw std::runtime_error(failure_of_system("cannot start " + argv.front(), error).detail);
