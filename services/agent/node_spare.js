@@ -14,7 +14,10 @@
   const fs = require('fs');
   const path = require('path');
   const Module = require('module');
+  const net = require('net');
+  const util = require('util');
   const job = 100;
+  const LARGEST_JOB = 4 + 65536;
 
   function waitForJob() {
     try {
@@ -22,17 +25,21 @@
     } catch {
       // The job is there already, and the agent has gone.
     }
-    let bytes = Buffer.alloc(0);
-    while (bytes.length < 4 || bytes.length < 4 + bytes.readUInt32BE(0)) {
-      const part = Buffer.alloc(65536);
-      const size = fs.readSync(job, part);
-      if (size === 0) {
+    const bytes = Buffer.allocUnsafe(LARGEST_JOB);
+    let size = 0;
+    while (size < 4 || size < 4 + bytes.readUInt32BE(0)) {
+      const more = fs.readSync(job, bytes.subarray(size));
+      if (more === 0) {
         process.reallyExit(0); // no job will come
       }
-      bytes = Buffer.concat([bytes, part.subarray(0, size)]);
+      size += more;
     }
     fs.closeSync(job);
-    const words = bytes.toString('utf8', 4).split('\0').slice(0, -1);
+    return take(bytes.toString('utf8', 4, size));
+  }
+
+  function take(text) {
+    const words = text.split('\0').slice(0, -1);
     const [input, directory, count] = words;
     return { input, directory, argv: words.slice(3, 3 + Number(count)), environment: words.slice(3 + Number(count)) };
   }
@@ -48,6 +55,12 @@
       fs.closeSync(0);
       fs.openSync('/dev/null', 'r');
     }
+    setEnvironment(environment);
+    process.execArgv.length = 0;
+    process.argv.splice(1, process.argv.length, path.resolve(argv[1]), ...argv.slice(2));
+  }
+
+  function setEnvironment(environment) {
     for (const name of Object.keys(process.env)) {
       delete process.env[name];
     }
@@ -55,8 +68,6 @@
       const end = entry.indexOf('=');
       process.env[entry.slice(0, end)] = entry.slice(end + 1);
     }
-    process.execArgv.length = 0;
-    process.argv.splice(1, process.argv.length, path.resolve(argv[1]), ...argv.slice(2));
   }
 
   // Node.js starts the script by Module.runMain, with the path it had at its own start. A bound function has no frame.
@@ -72,14 +83,30 @@
     });
   }
 
+  // Functions are compiled and objects made at their first use, and in a run of little code that is most of it.
+  function rehearse() {
+    const { input, directory, argv, environment } = take('null\0/\0' + '2\0node\0main.js\0A=b\0');
+    process.chdir(directory);
+    fs.closeSync(fs.openSync('/dev/null', 'r'));
+    const own = Object.entries(process.env).map(([name, value]) => `${name}=${value}`);
+    setEnvironment([...own, ...environment]);
+    setEnvironment(own);
+    path.resolve(argv[1], input);
+    new Module('/main.js')._compile('(() => 1)();', '/main.js');
+    // Not by the console: process.stdout and process.stderr are open handles once they are there.
+    util.format('text', 1, [1.5, 'x'], { a: null, b: new Map() });
+    new net.Socket({ readable: false, writable: true }).destroy();
+  }
+
   // What nearly every program comes to need; then what the operator says.
-  for (const name of ['net', 'tty', 'stream', 'util', 'timers', ...process.argv.slice(2)]) {
+  for (const name of ['tty', 'stream', 'timers', ...process.argv.slice(2)]) {
     try {
       require(name);
     } catch {
       // A program that needs it will say so.
     }
   }
+  rehearse();
   become(waitForJob());
   startInstead(process.argv[1]);
 })();

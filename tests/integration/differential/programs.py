@@ -132,6 +132,8 @@ JAVASCRIPT = {
     "listeners": "console.log(process.listenerCount('exit'), process.listenerCount('uncaughtException'), process.listenerCount('SIGTERM'), process.listenerCount('message'))",
     "stack overflow": "function f() { return f() }\ntry { f() } catch (e) { console.log(e instanceof RangeError) }",
     "console inspect": "console.log({ a: [1, { b: { c: {} } }], m: new Map([[1, 2]]) })",
+    "inherited stdout": "require('child_process').spawnSync('python3', ['-c', 'import os; print([os.get_blocking(fd) for fd in range(3)])'], {stdio: 'inherit'})",
+    "handles": "require('fs').writeSync(1, `${process._getActiveHandles().length} ${process.listenerCount('exit')}\\n`)",
     "isatty": "console.log(process.stdout.isTTY, process.stdin.isTTY)",
     "environment": "console.log(process.env.NODE_OPTIONS, process.env.NODE_CHANNEL_FD, process.connected, process.send)",
     "dynamic import": "import('fs').then(fs => console.log(typeof fs.default.readFileSync))",
