@@ -153,7 +153,9 @@ class Core {
 
   // core_builtins.cc: what the broker answers itself, and events
   void on_builtin(Peer& gateway, const zmq::message_t& body);
+  Result<void> take_event(Peer& peer, std::string_view bytes, v1::Event& event, Now now);
   void on_event(Peer& peer, const zmq::message_t& body, Now now);
+  Result<v1::Published> publish_for(Peer& gateway, const zmq::message_t& body);
   bool may_publish(Peer& peer, Now now) const;
   void publish(v1::Event& event, Now now);
   v1::WorkersResponse worker_list() const;

@@ -9,7 +9,6 @@
 namespace runbus::broker {
 namespace {
 
-constexpr std::size_t kMaxEventBytes = 64U << 10U;
 // The broker's own topics.
 constexpr std::string_view kOwnTopics = "worker.";
 
@@ -32,6 +31,13 @@ void Core::on_builtin(Peer& gateway, const zmq::message_t& body) {
       return;
     }
     answer = wire::encode(history_.read(request));
+  } else if (method == "bus.publish") {
+    const auto position = publish_for(gateway, body);
+    if (!position) {
+      answer_error(gateway, header_.call_id(), position.error());
+      return;
+    }
+    answer = wire::encode(*position);
   } else {
     answer_error(gateway, header_.call_id(),
                  make_error(ErrorCode::kMethodNotFound, "the broker has no method " + method));
@@ -114,17 +120,42 @@ v1::StatsResponse Core::stats(Now now) const {
   return response;
 }
 
+// Reads an event that a peer wants to publish; what is refused is counted.
+Result<void> Core::take_event(Peer& peer, std::string_view bytes, v1::Event& event, Now now) {
+  const auto refuse = [this, &peer](const char* why, Error error, const char* limit) {
+    drop(why, peer.key);
+    error.limit = limit;
+    return error;
+  };
+  if (bytes.size() > wire::kMaxEventBytes) {
+    return refuse(
+        "event_size",
+        make_error(ErrorCode::kValidation,
+                   "an event has at most " + std::to_string(wire::kMaxEventBytes) + " bytes"),
+        "event_bytes");
+  }
+  if (!may_publish(peer, now)) {
+    return refuse(
+        "event_rate",
+        make_error(ErrorCode::kRateLimit, "at most " + std::to_string(options_.event_rate) +
+                                              " events a second of one gateway or worker"),
+        "event_rate");
+  }
+  if (!event.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return refuse("event_syntax", make_error(ErrorCode::kInvalidParams, "the event cannot be read"),
+                  "");
+  }
+  if (!wire::is_valid_topic(event.topic()) || event.topic().starts_with(kOwnTopics)) {
+    return refuse("event_topic",
+                  make_error(ErrorCode::kInvalidParams, "topic: none that can be published under"),
+                  "");
+  }
+  return {};
+}
+
 void Core::on_event(Peer& peer, const zmq::message_t& body, Now now) {
   v1::Event event;
-  if (body.size() > kMaxEventBytes) {
-    drop("event_size", peer.key);
-  } else if (!may_publish(peer, now)) {
-    drop("event_rate", peer.key);
-  } else if (!event.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
-    drop("event_syntax", peer.key);
-  } else if (!wire::is_valid_topic(event.topic()) || event.topic().starts_with(kOwnTopics)) {
-    drop("event_topic", peer.key);
-  } else {
+  if (take_event(peer, wire::view(body), event, now)) {
     publish(event, now);
   }
 }
@@ -132,18 +163,31 @@ void Core::on_event(Peer& peer, const zmq::message_t& body, Now now) {
 void Core::on_published(std::string_view topic, std::string_view bytes, Now now) {
   now_ = now;
   v1::Event event;
-  if (bytes.size() > kMaxEventBytes) {
-    drop("event_size", {});
-  } else if (!may_publish(publisher_, now)) {
-    drop("event_rate", {});
-  } else if (!event.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
-    drop("event_syntax", {});
-  } else if (event.topic() != topic || !wire::is_valid_topic(topic) ||
-             topic.starts_with(kOwnTopics)) {
-    drop("event_topic", {});
-  } else {
-    publish(event, now);
+  if (!take_event(publisher_, bytes, event, now)) {
+    return;
   }
+  if (event.topic() == topic) {
+    publish(event, now);
+  } else {
+    drop("event_topic", {});
+  }
+}
+
+// A gateway that has lost its connection asks again; what was published then must not be once more.
+Result<v1::Published> Core::publish_for(Peer& gateway, const zmq::message_t& body) {
+  if (header_.again()) {
+    return make_error(ErrorCode::kConnection,
+                      "the broker's connection was lost; whether it had the event is not known");
+  }
+  v1::Event event;
+  if (const Result<void> taken = take_event(gateway, wire::view(body), event, now_); !taken) {
+    return taken.error();
+  }
+  publish(event, now_);
+  v1::Published position;
+  position.set_epoch(event.epoch());
+  position.set_offset(event.offset());
+  return position;
 }
 
 // A bucket of event_burst that fills by event_rate a second.

@@ -13,15 +13,14 @@
 namespace runbus::gateway {
 namespace {
 
-constexpr std::size_t kMaxEventBytes = 256U << 10U;
-
 std::string json(const google::protobuf::Message& message) {
   std::string text;
   wire::append_json(message, text);
   return text;
 }
 
-Result<void> check_user_topic(const std::string& topic) {
+Result<void> check_event(const v1::Event& event) {
+  const std::string& topic = event.topic();
   if (!topic.starts_with("user.")) {
     return make_error(ErrorCode::kAuthorization, "topic: clients publish under \"user.\" only");
   }
@@ -29,6 +28,14 @@ Result<void> check_user_topic(const std::string& topic) {
     return make_error(
         ErrorCode::kInvalidParams,
         "topic: at most 128 letters, digits, \"_\", \"-\" and single dots between them");
+  }
+  // Room for what the broker adds.
+  constexpr std::size_t kMost = wire::kMaxEventBytes - 256;
+  if (event.ByteSizeLong() > kMost) {
+    Error error = make_error(ErrorCode::kValidation,
+                             "data: an event has at most " + std::to_string(kMost) + " bytes");
+    error.limit = "event_bytes";
+    return error;
   }
   return {};
 }
@@ -46,6 +53,10 @@ void RpcSession::native(const wire::Method& method, const rapidjson::Value& para
     subscribe(params, request, batch);
     return;
   }
+  if (method.descriptor->name() == "Publish") {
+    publish(params, request, batch);
+    return;
+  }
   const Result<std::string> result = native_result(method.descriptor->name(), params);
   if (!result) {
     reply_error(request, batch, result.error());
@@ -61,9 +72,6 @@ Result<std::string> RpcSession::native_result(const std::string& rpc,
   }
   if (rpc == "Info") {
     return info(params);
-  }
-  if (rpc == "Publish") {
-    return publish(params);
   }
   if (rpc == "Unsubscribe") {
     return unsubscribe(params);
@@ -104,29 +112,6 @@ Result<std::string> RpcSession::info(const rapidjson::Value& params) {
   response.set_calls_in_flight(static_cast<std::uint32_t>(calls_.size()));
   response.set_subscriptions(static_cast<std::uint32_t>(subscriptions_));
   return json(response);
-}
-
-Result<std::string> RpcSession::publish(const rapidjson::Value& params) {
-  v1::PublishRequest request;
-  if (const Result<void> read = wire::json_to_message(params, request); !read) {
-    return read.error();
-  }
-  if (const Result<void> checked = check_user_topic(request.topic()); !checked) {
-    return checked.error();
-  }
-  if (request.data().ByteSizeLong() > kMaxEventBytes) {
-    Error error = make_error(ErrorCode::kValidation, "data: an event has at most 262144 bytes");
-    error.limit = "event_bytes";
-    return error;
-  }
-  v1::Event event;
-  event.set_topic(request.topic());
-  *event.mutable_timestamp() = google::protobuf::util::TimeUtil::GetCurrentTime();
-  *event.mutable_data() = std::move(*request.mutable_data());
-  if (const Result<void> sent = services_.bus.publish(event, caller_.principal); !sent) {
-    return sent.error();
-  }
-  return std::string("{}");
 }
 
 Result<std::string> RpcSession::unsubscribe(const rapidjson::Value& params) {
@@ -172,6 +157,38 @@ void RpcSession::subscribe(const rapidjson::Value& params, const RpcRequest& req
         } else {
           self->reply(id, batch, result_reply(id, *result, self->max_json_bytes()).value());
         }
+      });
+}
+
+void RpcSession::publish(const rapidjson::Value& params, const RpcRequest& request,
+                         const BatchPtr& batch) {
+  v1::PublishRequest publish_request;
+  Result<void> allowed = wire::json_to_message(params, publish_request);
+  v1::Event event;
+  if (allowed) {
+    event.set_topic(publish_request.topic());
+    *event.mutable_timestamp() = google::protobuf::util::TimeUtil::GetCurrentTime();
+    *event.mutable_data() = std::move(*publish_request.mutable_data());
+    allowed = check_event(event);
+  }
+  if (!allowed) {
+    reply_error(request, batch, allowed.error());
+    return;
+  }
+  services_.bus.publish(
+      event, caller_.principal,
+      [self = shared_from_this(), id = request.id, batch](const Result<v1::Published>& position) {
+        if (id.empty()) {
+          return;
+        }
+        if (!position) {
+          self->reply(id, batch, error_reply(id, position.error()));
+          return;
+        }
+        v1::PublishResponse response;
+        response.set_epoch(position->epoch());
+        response.set_offset(position->offset());
+        self->reply(id, batch, result_reply(id, response, self->max_json_bytes()).value());
       });
 }
 

@@ -83,9 +83,9 @@ class RpcSession : public std::enable_shared_from_this<RpcSession> {
   Result<std::string> native_result(const std::string& rpc, const rapidjson::Value& params);
   Result<std::string> ping(const rapidjson::Value& params);
   Result<std::string> info(const rapidjson::Value& params);
-  Result<std::string> publish(const rapidjson::Value& params);
   Result<std::string> unsubscribe(const rapidjson::Value& params);
   void subscribe(const rapidjson::Value& params, const RpcRequest& request, const BatchPtr& batch);
+  void publish(const rapidjson::Value& params, const RpcRequest& request, const BatchPtr& batch);
   const std::string& connection_id();
 
   void release();

@@ -142,7 +142,7 @@ void Brokers::history(std::size_t broker, const v1::HistoryRequest& request,
 }
 
 Result<void> Brokers::publish(std::size_t broker, const v1::Event& event) {
-  return bus_.publish(event, "gateway", ports_.at(broker).get());
+  return bus_.publish(event, "gateway", *ports_.at(broker));
 }
 
 wire::CurveKeys Brokers::keys_for(const std::string& endpoint) const {

@@ -9,6 +9,7 @@ namespace runbus::gateway {
 namespace {
 
 constexpr std::size_t kMaxCancels = 10'000;
+constexpr std::chrono::seconds kPublishTimeout{10};
 
 // Turns the one reply of an internal call into a function call.
 class FunctionObserver final : public CallObserver {
@@ -99,17 +100,37 @@ void BusClient::call(CallRequest request, std::function<void(Result<std::string_
   call(std::move(request), std::make_shared<FunctionObserver>(std::move(done)));
 }
 
-Result<void> BusClient::publish(const v1::Event& event, const std::string& principal,
-                                BusPort* port) {
-  port = port != nullptr ? port : connected_port();
-  if (port == nullptr) {
-    return make_error(ErrorCode::kUnavailable, "no broker is connected");
+void BusClient::publish(const v1::Event& event, const std::string& principal,
+                        std::function<void(Result<v1::Published>)> done) {
+  CallRequest request;
+  request.method = "bus.publish";
+  request.principal = principal;
+  request.body = event.SerializeAsString();
+  request.timeout = kPublishTimeout;
+  request.only = connected_port();
+  if (request.only == nullptr) {
+    done(make_error(ErrorCode::kUnavailable, "no broker is connected"));
+    return;
   }
+  call(std::move(request), [done = std::move(done)](const Result<std::string_view>& body) {
+    v1::Published position;
+    if (!body) {
+      done(body.error());
+    } else if (!position.ParseFromArray(body->data(), static_cast<int>(body->size()))) {
+      done(make_error(ErrorCode::kInternal, {}, "a bus.publish answer that cannot be read"));
+    } else {
+      done(std::move(position));
+    }
+  });
+}
+
+Result<void> BusClient::publish(const v1::Event& event, const std::string& principal,
+                                BusPort& port) {
   v1::Header header;
   header.set_kind(v1::EVENT);
   header.set_principal(principal);
   header.set_origin(peer_id_);
-  return port->send(header, event.SerializeAsString());
+  return port.send(header, event.SerializeAsString());
 }
 
 void BusClient::schedule(PendingCall& call, TimePoint when) {

@@ -43,9 +43,12 @@ class BusClient final : public CallHost {
   std::shared_ptr<PendingCall> call(CallRequest request, std::shared_ptr<CallObserver> observer);
   // A call made by the gateway itself; `done` gets the body of the result.
   void call(CallRequest request, std::function<void(Result<std::string_view>)> done);
-  // Publishes through the given broker, or the first connected one.
-  Result<void> publish(const v1::Event& event, const std::string& principal,
-                       BusPort* port = nullptr);
+  // Publishes by one broker; `done` is told where the event is in its topic, or kConnection: it may
+  // have been published or not.
+  void publish(const v1::Event& event, const std::string& principal,
+               std::function<void(Result<v1::Published>)> done);
+  // By the given one, without an answer.
+  Result<void> publish(const v1::Event& event, const std::string& principal, BusPort& port);
 
   const std::shared_ptr<const wire::Catalog>& catalog() const { return services_.current(); }
   bool connected() { return connected_port() != nullptr; }

@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::size_t kMaxTopicLogs = 4096;  // per broker; further topics go without gap detection
 constexpr std::size_t kMaxMissedTopics = 256;
+constexpr int kMaxChecks = 64;  // histories asked for at once
 // What every broker tells by itself of the same workers.
 constexpr std::string_view kBrokersOwn = "worker.";
 
@@ -26,7 +27,8 @@ Hub::Hub(boost::asio::io_context& io, HubBus& bus, std::string peer_id, HubOptio
       peer_id_(std::move(peer_id)),
       options_(options),
       probe_timer_(io),
-      tick_timer_(io) {}
+      tick_timer_(io),
+      check_timer_(io) {}
 
 Hub::~Hub() { *alive_ = false; }
 
@@ -92,31 +94,83 @@ void Hub::on_event(std::size_t index, const v1::Event& event) {
   if (topic.starts_with(kBrokersOwn) && !is_first(index)) {
     return;
   }
-  Broker& broker = brokers_[index];
-  auto found = broker.topics.find(topic);
-  if (found == broker.topics.end()) {
-    const bool wanted =
-        std::any_of(subscriptions_.begin(), subscriptions_.end(),
-                    [&](const SubscriptionPtr& one) { return one->sink && one->matches(topic); });
-    if (!wanted) {
-      return;
-    }
-    if (broker.topics.size() >= kMaxTopicLogs) {
-      deliver(event);
-      return;
-    }
-    found = broker.topics.emplace(topic, TopicLog()).first;
+  const auto& topics = brokers_[index].topics;
+  if (!topics.contains(topic) &&
+      std::none_of(subscriptions_.begin(), subscriptions_.end(),
+                   [&](const SubscriptionPtr& one) { return one->sink && one->matches(topic); })) {
+    return;
   }
-  switch (found->second.take(event)) {
+  TopicLog* const log = log_of(index, topic);
+  if (log == nullptr) {
+    deliver(event);
+    return;
+  }
+  arm_check();
+  switch (log->take(event)) {
     case TopicLog::Take::kDeliver:
       deliver(event);
       break;
     case TopicLog::Take::kNeedHistory:
+      doubt_others(index, topic);
       fetch(index, topic);
       break;
     case TopicLog::Take::kOld:
     case TopicLog::Take::kHeld:
       break;
+  }
+}
+
+// Null: there are too many.
+TopicLog* Hub::log_of(std::size_t index, const std::string& topic) {
+  auto& topics = brokers_[index].topics;
+  auto found = topics.find(topic);
+  if (found == topics.end()) {
+    if (topics.size() >= kMaxTopicLogs) {
+      return nullptr;
+    }
+    found = topics.emplace(topic, TopicLog()).first;
+  }
+  return &found->second;
+}
+
+void Hub::doubt_others(std::size_t index, const std::string& topic) {
+  for (auto& [name, log] : brokers_[index].topics) {
+    if (name != topic) {
+      log.doubt();
+    }
+  }
+  arm_check();
+}
+
+void Hub::arm_check() {
+  if (checking_) {
+    return;
+  }
+  checking_ = true;
+  check_timer_.expires_after(options_.quiet_check);
+  check_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) {
+      checking_ = false;
+      check_quiet();
+    }
+  });
+}
+
+void Hub::check_quiet() {
+  std::vector<std::pair<std::size_t, std::string>> unsure;
+  for (auto& [index, broker] : brokers_) {
+    for (auto& [topic, log] : broker.topics) {
+      if (log.is_settled() || !broker.connected) {
+        continue;
+      }
+      arm_check();
+      if (unsure.size() < kMaxChecks && log.check_when_quiet()) {
+        unsure.emplace_back(index, topic);
+      }
+    }
+  }
+  for (const auto& [index, topic] : unsure) {
+    fetch(index, topic);
   }
 }
 
@@ -140,8 +194,14 @@ void Hub::fetch(std::size_t index, const std::string& topic_name) {
                  if (recovered.lost) {
                    lagged_all(topic, recovered.missed);
                  }
+                 if (recovered.lost || !recovered.events.empty()) {
+                   doubt_others(index, topic);
+                 }
                  for (const v1::Event& event : recovered.events) {
                    deliver(event);
+                 }
+                 if (recovered.more) {
+                   fetch(index, topic);
                  }
                });
 }

@@ -42,12 +42,15 @@ struct HubOptions {
   std::chrono::milliseconds probe_interval{50};
   std::chrono::milliseconds probe_timeout{2'000};
   std::chrono::milliseconds lag_tick{250};
+  std::chrono::milliseconds quiet_check{500};
 };
 
 // Gives events to subscriptions (API.md `events.subscribe`). At most once, but a loss is never
 // silent: a gap in a topic's offsets is filled from the broker's history or told as
-// `events.lagged`, and so is what a slow subscriber could not be given. A subscription's reply goes
-// out once every broker sends it events, so that what is published after the reply arrives.
+// `events.lagged`, and so is what a slow subscriber could not be given. The last event of a topic
+// shows no gap when it is missing: once the topic is quiet the broker is asked. A subscription's
+// reply goes out once every broker sends it events, so that what is published after the reply
+// arrives.
 class Hub {
  public:
   Hub(boost::asio::io_context& io, HubBus& bus, std::string peer_id, HubOptions options = {});
@@ -118,6 +121,11 @@ class Hub {
   void flush_missed(Subscription& subscription);
   void tick();
   void arm_tick();
+  void ask_where_it_stands(const std::string& topic, const std::function<void()>& done);
+  TopicLog* log_of(std::size_t broker, const std::string& topic);
+  void doubt_others(std::size_t broker, const std::string& topic);
+  void check_quiet();
+  void arm_check();
   void end(Subscription& subscription);
   void sweep();
 
@@ -133,6 +141,8 @@ class Hub {
   boost::asio::steady_timer probe_timer_;
   boost::asio::steady_timer tick_timer_;
   bool ticking_ = false;
+  boost::asio::steady_timer check_timer_;
+  bool checking_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -159,6 +160,12 @@ void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest
       start(*replay);
     }
   };
+  for (const std::string& glob : request.topics()) {
+    if (glob_prefix(glob) == glob && !request.since().contains(glob)) {
+      ++*left;
+      ask_where_it_stands(glob, one_done);
+    }
+  }
   for (const auto& [topic, since] : request.since()) {
     v1::HistoryRequest history;
     history.set_topic(topic);
@@ -171,10 +178,13 @@ void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest
       }
       ++*left;
       bus_.history(index, history,
-                   [replay, one_done, alive = alive_, topic = topic,
+                   [this, index = index, replay, one_done, alive = alive_, topic = topic,
                     since = since](const Result<v1::HistoryResponse>& response) {
                      if (!*alive) {
                        return;
+                     }
+                     if (TopicLog* const log = response ? log_of(index, topic) : nullptr) {
+                       log->begin(response->epoch(), response->last());
                      }
                      // Of several brokers the one whose epoch the client names.
                      const bool named = response && response->epoch() == since.epoch();
@@ -187,6 +197,39 @@ void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest
                      one_done();
                    });
     }
+  }
+  one_done();
+}
+
+// So that the first event that is missing can be missed. `done` is called once.
+void Hub::ask_where_it_stands(const std::string& topic, const std::function<void()>& done) {
+  const auto left = std::make_shared<std::size_t>(1);
+  const auto one_done = [left, done] {
+    if (--*left == 0) {
+      done();
+    }
+  };
+  v1::HistoryRequest request;
+  request.set_topic(topic);
+  request.set_after(std::numeric_limits<std::uint64_t>::max());
+  for (const auto& [index, broker] : brokers_) {
+    const auto known = broker.topics.find(topic);
+    if (!broker.connected || (known != broker.topics.end() && !known->second.epoch().empty())) {
+      continue;
+    }
+    ++*left;
+    bus_.history(index, request,
+                 [this, index = index, topic, one_done,
+                  alive = alive_](const Result<v1::HistoryResponse>& response) {
+                   if (!*alive) {
+                     return;
+                   }
+                   if (TopicLog* const log = response ? log_of(index, topic) : nullptr) {
+                     log->begin(response->epoch(), response->last());
+                     arm_check();
+                   }
+                   one_done();
+                 });
   }
   one_done();
 }

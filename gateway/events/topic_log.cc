@@ -11,7 +11,24 @@ constexpr std::uint32_t kMaxHistory = 10'000;
 
 }  // namespace
 
+void TopicLog::begin(const std::string& epoch, std::uint64_t last) {
+  if (epoch_.empty()) {
+    epoch_ = epoch;
+    last_ = last;
+    fresh_ = true;
+  }
+}
+
+bool TopicLog::check_when_quiet() {
+  return std::exchange(was_quiet_, true) && !checked_ && check_again();
+}
+
 TopicLog::Take TopicLog::take(const v1::Event& event) {
+  was_quiet_ = false;
+  checked_ = false;
+  if (std::exchange(fresh_, false) && event.epoch() == epoch_ && event.offset() <= last_) {
+    last_ = event.offset() - 1;  // on its way while we asked where the topic stood
+  }
   if (asking_) {
     hold(event);
     return Take::kHeld;
@@ -67,17 +84,22 @@ TopicLog::Recovered TopicLog::recovered(const v1::HistoryResponse* response) {
     for (const v1::Event& event : response->events()) {
       append(event, out);
     }
-    if (response->epoch() == epoch_ && response->last() > last_ && held_.empty()) {
+    if (!out.events.empty() && response->epoch() == epoch_ && response->last() > last_) {
+      asking_ = out.more = true;  // an answer is bounded
+    } else if (response->epoch() == epoch_ && response->last() > last_ && held_.empty()) {
       // The history does not reach back as far, and no later event has come yet.
       out.lost = true;
       out.missed += response->last() - last_;
       last_ = response->last();
     }
+    checked_ = held_.empty() && response->epoch() == epoch_ && response->last() == last_;
   }
-  const std::deque<v1::Event> held = std::exchange(held_, {});
-  held_bytes_ = 0;
-  for (const v1::Event& event : held) {
-    append(event, out);
+  if (!out.more) {
+    const std::deque<v1::Event> held = std::exchange(held_, {});
+    held_bytes_ = 0;
+    for (const v1::Event& event : held) {
+      append(event, out);
+    }
   }
   if (new_epoch_) {
     out.lost = true;

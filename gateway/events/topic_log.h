@@ -23,13 +23,24 @@ class TopicLog {
 
   // What the answer to a history request means for subscribers: first the loss, then the events.
   struct Recovered {
+    bool more = false;  // the history goes on: ask once more
     bool lost = false;
     std::uint64_t missed = 0;  // 0 with `lost`: not known
     std::vector<v1::Event> events;
   };
 
+  // Where the topic stood when somebody began to follow it, unless something is known already: what
+  // comes after that is missed if it does not arrive.
+  void begin(const std::string& epoch, std::uint64_t last);
   // Places an event. kNeedHistory and kHeld keep a copy.
   Take take(const v1::Event& event);
+  // Whether history must be asked for because nothing has come since this was asked last and it is
+  // not known that nothing should have: behind the last event that arrived, none shows a gap.
+  bool check_when_quiet();
+  // Another topic's events were lost on their way, so this one's may have been.
+  void doubt() { checked_ = false; }
+  // Nothing can be missing, as far as is known.
+  bool is_settled() const { return checked_ || epoch_.empty(); }
   // After a reconnection: whether history must be asked for, to learn what was missed.
   bool check_again();
   // For the topic that the caller knows.
@@ -48,6 +59,9 @@ class TopicLog {
   std::uint64_t last_ = 0;
   bool new_epoch_ = false;  // what went before is lost, and subscribers have not been told
   bool asking_ = false;
+  bool fresh_ = false;     // nothing has come since begin()
+  bool checked_ = false;   // the history ended where this does
+  bool was_quiet_ = true;  // nothing has come since check_when_quiet()
   std::deque<v1::Event> held_;
   std::size_t held_bytes_ = 0;
 };

@@ -13,7 +13,7 @@
 namespace runbus::wire {
 namespace {
 
-constexpr std::size_t kMaxEventBytes = 1U << 20U;
+constexpr std::size_t kMaxFrameBytes = 1U << 20U;
 constexpr int kSlice = 256;
 // How often a socket with keys is asked whether they were refused; so also the pause before the
 // next attempt.
@@ -54,7 +54,7 @@ struct EventSubscriber::Impl : std::enable_shared_from_this<EventSubscriber::Imp
 
 void EventSubscriber::Impl::open() {
   socket.emplace(context, zmq::socket_type::sub);
-  set_client_options(*socket, kMaxEventBytes);
+  set_client_options(*socket, kMaxFrameBytes);
   socket->set(zmq::sockopt::rcvhwm, 1000);
   if (!curve.server_public.empty()) {
     socket->set(zmq::sockopt::curve_serverkey, curve.server_public);

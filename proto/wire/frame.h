@@ -29,6 +29,9 @@ bool is_valid_method(std::string_view name);
 // the dots.
 bool is_valid_topic(std::string_view topic);
 
+// Of an Event on the bus.
+inline constexpr std::size_t kMaxEventBytes = 64U << 10U;
+
 // Whether the kind carries bytes of a stream or of calls; control messages (all others) may
 // overtake it.
 bool is_data(v1::Kind kind);

@@ -136,10 +136,12 @@ class Client:
 
     async def notification(self, condition, timeout=PATIENCE):
         async def look():
+            looked_at = 0
             while True:
-                for entry in self.notifications:
+                for entry in self.notifications[looked_at:]:
                     if condition(*entry):
                         return entry
+                looked_at = len(self.notifications)
                 self._changed.clear()
                 await self._changed.wait()
 

@@ -1,6 +1,7 @@
 """Events: the same for WebSocket subscribers and plain ZeroMQ SUB sockets, with recovery."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -102,6 +103,34 @@ async def test_user_events_and_recovery(system):
         # An epoch that the broker does not know: what was missed cannot be told.
         await client.call("events.subscribe", {"topics": ["user.news"], "since": {"user.news": {"epoch": "gone", "offset": 1}}})
         await client.notification(lambda method, params: method == "events.lagged" and params["topic"] == "user.news")
+
+
+async def test_every_event_whose_publishing_was_answered_arrives(system):
+    """Hundreds at once; what the broker does not take is an error, not a loss."""
+    count, at_once, subscribers = 12_000, 500, 3
+    async with contextlib.AsyncExitStack() as stack:
+        watchers = [await stack.enter_async_context(Client(system)) for _ in range(subscribers)]
+        for watcher in watchers:
+            await watcher.call("events.subscribe", {"topics": ["user.many"]})
+        publisher = await stack.enter_async_context(Client(system))
+        taken, refused = set(), 0
+        for start in range(0, count, at_once):
+            calls = [publisher.call("events.publish", {"topic": "user.many", "data": {"n": n}}) for n in range(start, start + at_once)]
+            for n, answer in zip(range(start, start + at_once), await asyncio.gather(*calls, return_exceptions=True)):
+                if isinstance(answer, RpcError):
+                    assert answer.code == -32002 and answer.data["limit"] == "event_rate", answer
+                    refused += 1
+                else:
+                    taken.add((answer["offset"], n))
+        assert taken and len(taken) + refused == count
+        last = max(taken)[0]
+        for watcher in watchers:
+            await watcher.notification(lambda method, params: method == "events.event" and params["offset"] == last)
+            assert {method for method, _ in watcher.notifications} == {"events.event"}
+            assert [(params["offset"], int(params["data"]["n"])) for _, params in watcher.notifications] == sorted(taken)
+        with pytest.raises(RpcError) as error:
+            await publisher.call("events.publish", {"topic": "user.many", "data": {"text": "x" * 100_000}})
+        assert error.value.code == -32005 and error.value.data["limit"] == "event_bytes"
 
 
 async def test_workers_come_and_go_as_events(system):

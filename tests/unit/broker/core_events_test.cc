@@ -127,6 +127,46 @@ TEST_F(CoreEvents, BoundsTheRateOfAPeer) {
   EXPECT_EQ(out.published.size(), 6U);
 }
 
+TEST_F(CoreEvents, TellsAPublisherThatAsksWhereItsEventIs) {
+  v1::Event event;
+  event.set_topic("user.a");
+  publish("user.a");
+  const auto published = ask<v1::Published>("bus.publish", event);
+  EXPECT_EQ(published.epoch(), core->epoch());
+  EXPECT_EQ(published.offset(), 2U);
+  ASSERT_EQ(out.published.size(), 2U);
+  EXPECT_EQ(out.published[1].offset(), 2U);
+}
+
+TEST_F(CoreEvents, TellsAPublisherThatAsksWhyItsEventIsRefused) {
+  CoreOptions options;
+  options.event_burst = 3;
+  start(options);
+  attach();
+  v1::Event event;
+  event.set_topic("user.a");
+  const auto refusal = [this, &event](const std::string& id, bool again = false) {
+    v1::Header call = call_header(id, {}, "bus.publish");
+    call.set_again(again);
+    say("@g1", call, event.SerializeAsString());
+    return error_of(id);
+  };
+  // Whether it was published before the connection was lost, nobody knows.
+  EXPECT_EQ(refusal("again", true).code(), -32004);
+  event.set_topic("worker.lost");
+  EXPECT_EQ(refusal("topic").code(), -32602);
+  event.set_topic("user.a");
+  (*event.mutable_data()->mutable_fields())["x"].set_string_value(std::string(70'000, 'x'));
+  EXPECT_EQ(refusal("size").limit(), "event_bytes");
+  event.clear_data();
+  EXPECT_EQ(refusal("first").code(), 0);
+  EXPECT_EQ(refusal("second").code(), 0);
+  const v1::ErrorBody rate = refusal("third");
+  EXPECT_EQ(rate.code(), -32002);
+  EXPECT_EQ(rate.limit(), "event_rate");
+  EXPECT_EQ(out.published.size(), 2U);
+}
+
 TEST_F(CoreEvents, RelaysPlainPublishersUnderTheSameRules) {
   v1::Event event;
   event.set_topic("fs.created");

@@ -58,7 +58,10 @@ v1::Event event(const std::string& topic, std::uint64_t offset, const std::strin
 
 class HubTest : public testing::Test {
  protected:
-  HubTest() {
+  explicit HubTest(std::chrono::milliseconds quiet = std::chrono::seconds(60))
+      : hub(io, history, "gateway-1",
+            HubOptions{1000, std::chrono::milliseconds(5), std::chrono::milliseconds(50),
+                       std::chrono::milliseconds(5), quiet}) {
     hub.on_broker(0, std::make_unique<FakeFeed>(prefixes));
     // The broker confirms subscriptions at once.
     history.on_publish = [this](std::size_t broker, const v1::Event& probe) {
@@ -107,9 +110,12 @@ class HubTest : public testing::Test {
     const auto asked = std::exchange(history.asked, {});
     for (const auto& one : asked) {
       v1::HistoryResponse response;
-      response.set_epoch(epoch);
-      const bool same = one.request.epoch() == epoch;
+      response.set_epoch(one.broker == 0 ? epoch : "e2");
+      const bool same = one.request.epoch() == response.epoch();
       for (const v1::Event& known : remembered) {
+        if (known.epoch() != response.epoch()) {
+          continue;
+        }
         response.set_last(known.offset());
         if (known.topic() == one.request.topic() &&
             (!same || known.offset() > one.request.after())) {
@@ -123,9 +129,7 @@ class HubTest : public testing::Test {
   boost::asio::io_context io;
   FakeHistory history;
   std::vector<std::string> prefixes;
-  Hub hub{io, history, "gateway-1",
-          HubOptions{1000, std::chrono::milliseconds(5), std::chrono::milliseconds(50),
-                     std::chrono::milliseconds(5)}};
+  Hub hub;
   FakeSink sink;
   v1::SubscribeResponse last;
   std::vector<v1::Event> remembered;
@@ -237,6 +241,111 @@ TEST_F(HubTest, AReconnectionAsksForWhatWasMissed) {
   EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":2")));
   hub.on_event(0, event("t", 2));
   EXPECT_THAT(sink.take(), IsEmpty());
+}
+
+TEST_F(HubTest, AnAnswerThatIsNotAllOfTheHistoryIsAskedToGoOn) {
+  subscribe("t");
+  hub.on_event(0, event("t", 1));
+  hub.on_event(0, event("t", 9));
+  sink.take();
+  v1::HistoryResponse part;
+  part.set_epoch("e1");
+  part.set_last(9);
+  *part.add_events() = event("t", 2);
+  std::exchange(history.asked, {}).at(0).done(part);
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":2")));
+  EXPECT_EQ(history.asked.at(0).request.after(), 2U);
+  remembered = {event("t", 8), event("t", 9)};
+  answer_history();
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr(R"("missed":5)"), HasSubstr("\"offset\":8"),
+                                       HasSubstr("\"offset\":9")));
+}
+
+class HubQuietTest : public HubTest {
+ protected:
+  HubQuietTest() : HubTest(std::chrono::milliseconds(5)) {}
+  bool is_asked() {
+    return until([this] { return !history.asked.empty(); });
+  }
+  // Whether nothing is asked for several times as long as it takes to ask.
+  bool stays_quiet() {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+    return until(
+               [&] { return std::chrono::steady_clock::now() > end || !history.asked.empty(); }) &&
+           history.asked.empty();
+  }
+};
+
+TEST_F(HubQuietTest, TheLastEventOfATopicIsMissedToo) {
+  subscribe("t*");
+  hub.on_event(0, event("t", 1));
+  sink.take();
+  remembered = {event("t", 1), event("t", 2)};
+  ASSERT_TRUE(is_asked());
+  EXPECT_EQ(history.asked.at(0).request.after(), 1U);
+  answer_history();
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":2")));
+  EXPECT_TRUE(stays_quiet());
+  hub.on_event(0, event("t", 3));
+  remembered.push_back(event("t", 3));
+  EXPECT_THAT(sink.take(), SizeIs(1));
+  ASSERT_TRUE(is_asked());
+  answer_history();
+  EXPECT_TRUE(stays_quiet());
+  EXPECT_THAT(sink.take(), IsEmpty());
+}
+
+TEST_F(HubQuietTest, IsAskedAgainWhenThereIsNoAnswer) {
+  subscribe("t*");
+  hub.on_event(0, event("t", 1));
+  ASSERT_TRUE(is_asked());
+  std::exchange(history.asked, {}).at(0).done(make_error(ErrorCode::kTimeout));
+  EXPECT_TRUE(is_asked());
+}
+
+TEST_F(HubQuietTest, AGapInOneTopicCastsDoubtOnAll) {
+  subscribe("*");
+  hub.on_event(0, event("a", 1));
+  remembered = {event("a", 1)};
+  ASSERT_TRUE(is_asked());
+  answer_history();
+  ASSERT_TRUE(stays_quiet());
+  hub.on_event(0, event("b", 1));
+  hub.on_event(0, event("b", 3));
+  EXPECT_EQ(history.asked.at(0).request.topic(), "b");
+  EXPECT_TRUE(until([this] { return history.asked.size() == 2; }));
+  EXPECT_EQ(history.asked.at(1).request.topic(), "a");
+}
+
+TEST_F(HubQuietTest, TheFirstEventOfANamedTopicIsMissedToo) {
+  history.stands["t"].set_epoch("e1");
+  history.stands["t"].set_offset(3);
+  subscribe("t");
+  hub.on_event(0, event("t", 5));
+  EXPECT_THAT(sink.take(), IsEmpty());
+  EXPECT_EQ(history.asked.at(0).request.after(), 3U);
+  remembered = {event("t", 4), event("t", 5)};
+  answer_history();
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":4"), HasSubstr("\"offset\":5")));
+}
+
+TEST_F(HubQuietTest, TheOnlyEventOfANamedTopicIsMissedToo) {
+  history.stands["t"].set_epoch("e1");
+  subscribe("t");
+  remembered = {event("t", 1)};
+  ASSERT_TRUE(is_asked());
+  answer_history();
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":1")));
+}
+
+TEST_F(HubQuietTest, WhatIsOnItsWayWhileItIsAskedWhereATopicStandsIsGiven) {
+  history.stands["t"].set_epoch("e1");
+  history.stands["t"].set_offset(3);
+  subscribe("t");
+  for (const std::uint64_t offset : {2U, 3U, 4U}) {
+    hub.on_event(0, event("t", offset));
+  }
+  EXPECT_THAT(sink.take(), SizeIs(3));
 }
 
 TEST_F(HubTest, ReplaysSinceAPositionAndGoesOn) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <utility>
 
 #include "proto/wire/transcoder.h"
@@ -47,7 +48,14 @@ std::size_t FakePort::count(v1::Kind kind) const {
 
 void FakeHistory::history(std::size_t broker, const v1::HistoryRequest& request,
                           std::function<void(Result<v1::HistoryResponse>)> done) {
-  asked.push_back({broker, request, std::move(done)});
+  if (request.after() < std::numeric_limits<std::uint64_t>::max()) {
+    asked.push_back({broker, request, std::move(done)});
+    return;
+  }
+  v1::HistoryResponse response;  // where it stands, and no events
+  response.set_epoch(stands[request.topic()].epoch());
+  response.set_last(stands[request.topic()].offset());
+  done(response);
 }
 
 Result<void> FakeHistory::publish(std::size_t broker, const v1::Event& event) {
@@ -261,6 +269,14 @@ void FakeBus::result(const Sent& call, std::uint64_t sequence, const std::string
   header.set_call_id(call.header.call_id());
   header.set_sequence(sequence);
   deliver(header, encode(call, json));
+}
+
+void FakeBus::answer(const Sent& call, const google::protobuf::Message& result) {
+  v1::Header header;
+  header.set_kind(v1::RESULT);
+  header.set_call_id(call.header.call_id());
+  header.set_sequence(1);
+  deliver(header, result.SerializeAsString());
 }
 
 void FakeBus::error(const Sent& call, ErrorCode code, std::uint64_t sequence) {

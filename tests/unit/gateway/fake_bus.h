@@ -4,6 +4,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -51,6 +52,8 @@ struct FakeHistory final : HubBus {
                std::function<void(Result<v1::HistoryResponse>)> done) override;
   Result<void> publish(std::size_t broker, const v1::Event& event) override;
 
+  // Of topics; asked for that alone, it answers at once.
+  std::map<std::string, v1::Position> stands;
   std::vector<Asked> asked;
   std::vector<v1::Event> published;
   std::function<void(std::size_t, const v1::Event&)> on_publish;
@@ -106,6 +109,8 @@ class FakeBus {
             std::uint64_t offset = 0);
   void result(const Sent& call, std::uint64_t sequence, const std::string& json);
   void error(const Sent& call, ErrorCode code, std::uint64_t sequence = 0);
+  // The broker itself answers.
+  void answer(const Sent& call, const google::protobuf::Message& result);
   void services(FakePort& from, const std::vector<v1::ServiceOffer>& offers);
   // Runs the loop until `done` or 20 s have passed; whether it was done.
   bool run_until(const std::function<bool()>& done);

@@ -355,13 +355,30 @@ TEST_F(RpcSessionTest, ClientsPublishUnderUserOnly) {
   EXPECT_THAT(
       send(R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"user..x"},"id":2})"),
       ElementsAre(IsError(-32602, "2")));
-  EXPECT_EQ(bus.port.count(v1::EVENT), 0U);
+  EXPECT_THAT(
+      send(
+          R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"user.x","data":{"a":")" +
+          std::string(70'000, 'x') + R"("}},"id":2})"),
+      ElementsAre(AllOf(IsError(-32005, "2"), HasSubstr("event_bytes"))));
+  EXPECT_EQ(bus.port.count(v1::CALL), 0U);
   EXPECT_THAT(
       send(
           R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"user.x","data":{"a":1}},"id":3})"),
-      ElementsAre(R"({"jsonrpc":"2.0","result":{},"id":3})"));
-  const Sent event = bus.port.take(v1::EVENT);
-  EXPECT_EQ(event.header.principal(), "tester");
+      IsEmpty());  // before a broker has it
+  const Sent call = bus.port.take(v1::CALL);
+  EXPECT_EQ(call.header.principal(), "tester");
+  EXPECT_EQ(call.header.method(), "bus.publish");
+  v1::Published published;
+  published.set_epoch("e1");
+  published.set_offset(7);
+  bus.answer(call, published);
+  EXPECT_THAT(sink.take(),
+              ElementsAre(R"({"jsonrpc":"2.0","result":{"epoch":"e1","offset":7},"id":3})"));
+  EXPECT_THAT(
+      send(R"({"jsonrpc":"2.0","method":"events.publish","params":{"topic":"user.x"},"id":4})"),
+      IsEmpty());
+  bus.error(bus.port.take(v1::CALL), ErrorCode::kRateLimit);
+  EXPECT_THAT(sink.take(), ElementsAre(IsError(-32002, "4")));
 }
 
 TEST_F(RpcSessionTest, WithoutABrokerAMethodNobodyKnowsIsUnavailable) {
