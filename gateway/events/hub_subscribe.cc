@@ -201,14 +201,24 @@ void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest
   one_done();
 }
 
-// So that the first event that is missing can be missed. `done` is called once.
+// So that the first event that is missing can be missed. `done` is called once, also when a broker
+// does not answer: it may be dying, and nobody shall wait for it.
 void Hub::ask_where_it_stands(const std::string& topic, const std::function<void()>& done) {
   const auto left = std::make_shared<std::size_t>(1);
-  const auto one_done = [left, done] {
-    if (--*left == 0) {
+  const auto patience = std::make_shared<boost::asio::steady_timer>(probe_timer_.get_executor(),
+                                                                    options_.probe_timeout);
+  const auto one_done = [left, done, patience] {
+    if (*left > 0 && --*left == 0) {
+      patience->cancel();
       done();
     }
   };
+  patience->async_wait(
+      [left, done, patience, alive = alive_](const boost::system::error_code& error) {
+        if (!error && *alive && std::exchange(*left, 0) > 0) {
+          done();
+        }
+      });
   v1::HistoryRequest request;
   request.set_topic(topic);
   request.set_after(std::numeric_limits<std::uint64_t>::max());

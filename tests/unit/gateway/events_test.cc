@@ -173,6 +173,13 @@ TEST_F(HubTest, AnswersAlsoWhenTheBrokerNeverConfirms) {
   EXPECT_GT(history.published.size(), 1U);
 }
 
+TEST_F(HubTest, AnswersAlsoWhenTheBrokerDoesNotSayWhereATopicStands) {
+  history.silent = true;
+  EXPECT_NE(subscribe("t"), "");
+  hub.on_event(0, event("t", 4));
+  EXPECT_THAT(sink.take(), SizeIs(1));
+}
+
 TEST_F(HubTest, FillsAGapFromTheHistory) {
   subscribe("t");
   hub.on_event(0, event("t", 1));

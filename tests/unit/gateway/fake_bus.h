@@ -54,6 +54,7 @@ struct FakeHistory final : HubBus {
 
   // Of topics; asked for that alone, it answers at once.
   std::map<std::string, v1::Position> stands;
+  bool silent = false;  // then it does not
   std::vector<Asked> asked;
   std::vector<v1::Event> published;
   std::function<void(std::size_t, const v1::Event&)> on_publish;
