@@ -116,17 +116,25 @@ TEST_F(LogTest, FromTheFolderOfOneThatWasRemovedIsAsAnyOther) {
 }
 
 TEST_F(LogTest, AFolderThatIsOfNoUseAsTheNextOneIsRemoved) {
+  const auto remove_one = [this](PreparedLog& prepared) {
+    OutputLog log(1 << 20, space_);
+    ASSERT_TRUE(log.create(directory_.get(), "e", "head"));
+    fill(log, 100);
+    log.remove(&prepared);
+    EXPECT_FALSE(std::filesystem::exists(path_ + "/e"));
+  };
   PreparedLog prepared;
   ASSERT_TRUE(prepared.make(directory_.get()));
-  for (const char* name : {"a", "b"}) {
-    OutputLog log(1 << 20, space_);
-    ASSERT_TRUE(log.create(directory_.get(), name, "head"));
-    fill(log, 100);
-    log.remove(&prepared);  // which is there already, or cannot be opened
-    EXPECT_FALSE(std::filesystem::exists(path_ + "/" + name));
-    std::filesystem::remove(path_ + "/.next/0");
-    std::filesystem::create_directory(path_ + "/.next/0");
-  }
+  remove_one(prepared);  // the next one is there already
+  EXPECT_TRUE(prepared.is_ready());
+  EXPECT_EQ(std::filesystem::file_size(path_ + "/.next/0"), 0U);
+  PreparedLog none;
+  remove_one(none);  // something is in its place
+  EXPECT_FALSE(none.is_ready());
+  std::filesystem::remove_all(path_ + "/.next");
+  remove_one(none);  // negative control
+  EXPECT_TRUE(none.is_ready());
+  EXPECT_EQ(std::filesystem::file_size(path_ + "/.next/0"), 1U);
 }
 
 TEST_F(LogTest, OfLittleOutputIsOneFile) {
