@@ -106,7 +106,11 @@
       // A program that needs it will say so.
     }
   }
-  rehearse();
+  try {
+    rehearse();
+  } catch {
+    // Then the run does it for the first time.
+  }
   become(waitForJob());
   startInstead(process.argv[1]);
 })();
