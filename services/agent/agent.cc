@@ -259,11 +259,13 @@ void Agent::on_ended(const std::string& id) {
   prepare_timer_.after(std::chrono::milliseconds(0), [this] { prepare(); });
 }
 
+// What a file system may take its time for, ahead of the run that needs it.
 void Agent::prepare() {
-  if (executions_.size() < kMaxExecutions) {  // else the next one gets the folder of the oldest
-    const AsAgent owner;
-    next_log_.make(log_directory_.get());
+  if (executions_.size() >= kMaxExecutions && ended_.size() > 1) {
+    drop(ended_.front());  // the next one gets its place, and its folder
   }
+  const AsAgent owner;
+  next_log_.make(log_directory_.get());
 }
 
 void Agent::attach(Connection& connection, std::uint64_t request_id, const v1::Attach& request) {

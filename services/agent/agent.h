@@ -28,7 +28,8 @@ namespace runbus::agent {
 class Agent final : public Connection::Owner {
  public:
   static constexpr std::size_t kMaxConnections = 64;
-  static constexpr std::size_t kMaxExecutions = 256;
+  // When one has ended, the oldest makes room for the next at once: between runs one less is kept.
+  static constexpr std::size_t kMaxExecutions = 257;
 
   struct Options {
     std::string workspace;

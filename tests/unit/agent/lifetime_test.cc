@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -59,6 +60,9 @@ TEST(AgentLifetime, KeepsTheLatest256Results) {
   EXPECT_FALSE(client.entry("e3").has_value());
   EXPECT_TRUE(client.entry("e4").has_value());
   EXPECT_TRUE(client.entry("e259").has_value());
+  // What the next run needs of the disk is there before it comes.
+  EXPECT_TRUE(
+      eventually([&] { return std::filesystem::exists(agent.directory() + "/logs/.next/0"); }));
 }
 
 TEST(AgentLifetime, TheOldestResultsGoWhenThereIsLessRoomForThemAll) {
