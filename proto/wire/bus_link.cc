@@ -223,6 +223,7 @@ void BusLink::Impl::finish_close() {
   }
   state = State::kClosed;
   timer.cancel();
+  company_timer.cancel();
   if (!socket) {
     return;
   }
@@ -265,11 +266,15 @@ bool BusLink::writable() const {
 }
 
 Result<void> BusLink::send(const v1::Header& header, zmq::message_t body) {
-  return impl_->send(header, std::move(body));
+  return impl_->send(header, std::move(body), false);
 }
 
 Result<void> BusLink::send(const v1::Header& header, std::string_view body) {
-  return impl_->send(header, zmq::message_t(body.data(), body.size()));
+  return impl_->send(header, zmq::message_t(body.data(), body.size()), false);
+}
+
+Result<void> BusLink::send_along(const v1::Header& header, std::string_view body) {
+  return impl_->send(header, zmq::message_t(body.data(), body.size()), true);
 }
 
 std::size_t BusLink::outbox_bytes() const { return impl_->outbox.bytes(); }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -36,6 +37,8 @@ struct BusLinkOptions {
 
 class BusLink {
  public:
+  static constexpr std::chrono::milliseconds kLongestWait{3};
+
   struct Events {
     // The broker has welcomed this peer; `new_broker` when its epoch is not the one of the welcome
     // before (true the first time). Called again after every reconnection.
@@ -67,6 +70,9 @@ class BusLink {
   // full (nothing was queued).
   Result<void> send(const v1::Header& header, zmq::message_t body);
   Result<void> send(const v1::Header& header, std::string_view body);
+  // The same for what nobody waits for: it goes along with the next message, or after kLongestWait,
+  // so that it wakes nobody by itself.
+  Result<void> send_along(const v1::Header& header, std::string_view body);
 
   std::size_t outbox_bytes() const;
   // Called each time the outbox has drained below half its bound after a send failed with kBusy.

@@ -32,7 +32,8 @@ struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
         make_ready(std::move(introduction)),
         events(std::move(handlers)),
         outbox(options.max_outbox_bytes, options.max_outbox_messages),
-        timer(loop) {}
+        timer(loop),
+        company_timer(loop) {}
 
   void start();
   void open_socket();
@@ -55,7 +56,8 @@ struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
   bool gathers();
   int receive();
   void take(std::string_view header, zmq::message_t& body);
-  Result<void> send(const v1::Header& header, zmq::message_t body);
+  Result<void> send(const v1::Header& header, zmq::message_t body, bool along);
+  void wait_for_company();
   bool send_now(zmq::message_t& header, zmq::message_t& body);
   bool flush();
   void note_room();
@@ -71,6 +73,7 @@ struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
   std::optional<SocketWatch> watch;
   Outbox outbox;
   boost::asio::steady_timer timer;
+  boost::asio::steady_timer company_timer;
   v1::Welcome welcome;
   std::string broker_epoch;
   v1::Header incoming;
@@ -84,6 +87,7 @@ struct BusLink::Impl : std::enable_shared_from_this<BusLink::Impl> {
   std::size_t gathered = 0;  // messages that waited at the last turn
   bool was_full = false;
   bool pumping = false;
+  bool waits_for_company = false;  // the timer is set
 };
 
 }  // namespace runbus::wire

@@ -165,7 +165,22 @@ void BusLink::Impl::report_drained() {
   }
 }
 
-Result<void> BusLink::Impl::send(const v1::Header& header, zmq::message_t body) {
+// Another message may take it along before; then this is a look at nothing.
+void BusLink::Impl::wait_for_company() {
+  if (std::exchange(waits_for_company, true)) {
+    return;
+  }
+  company_timer.expires_after(kLongestWait);
+  company_timer.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const auto self = weak.lock();
+    if (self && !error && self->state != State::kClosed) {
+      self->waits_for_company = false;
+      self->pump();
+    }
+  });
+}
+
+Result<void> BusLink::Impl::send(const v1::Header& header, zmq::message_t body, bool along) {
   if (state != State::kConnected) {
     return make_error(ErrorCode::kUnavailable, "the bus is not connected");
   }
@@ -178,7 +193,9 @@ Result<void> BusLink::Impl::send(const v1::Header& header, zmq::message_t body) 
     error.limit = "max_body_bytes";
     return error;
   }
-  if (!pumping) {  // pump() looks at the socket again by itself
+  if (along) {
+    wait_for_company();
+  } else if (!pumping) {  // pump() looks at the socket again by itself
     watch->soon();
   }
   if (!outbox.push(header.kind(), header.call_id(), frame, body)) {

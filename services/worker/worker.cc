@@ -223,12 +223,13 @@ void Worker::publish(const std::string& topic, google::protobuf::Struct data) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(now - seconds).count()));
   v1::Header header;
   header.set_kind(v1::EVENT);
-  // One whose connection is gone is passed over before that is certain.
+  // One whose connection is gone is passed over before that is certain; to ask a link makes it look
+  // at its socket, and send.
   const auto first = [this](bool (wire::BusLink::*usable)() const) {
     return std::find_if(impl_->links.begin(), impl_->links.end(),
                         [usable](const Impl::Link& link) { return (link.bus.get()->*usable)(); });
   };
-  auto link = first(&wire::BusLink::writable);
+  auto link = impl_->links.size() > 1 ? first(&wire::BusLink::writable) : impl_->links.end();
   if (link == impl_->links.end()) {
     link = first(&wire::BusLink::connected);
   }
@@ -236,7 +237,7 @@ void Worker::publish(const std::string& topic, google::protobuf::Struct data) {
     spdlog::warn("dropped an event of {}: no broker is connected", printable(topic));
     return;
   }
-  if (const auto sent = link->bus->send(header, event.SerializeAsString()); !sent) {
+  if (const auto sent = link->bus->send_along(header, event.SerializeAsString()); !sent) {
     spdlog::warn("dropped an event of {}: {}", printable(topic), to_string(sent.error()));
   }
 }

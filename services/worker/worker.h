@@ -47,7 +47,8 @@ class Worker {
   // options.
   void start();
 
-  // Publishes an event (at most once; dropped with a log line when no broker is connected).
+  // Publishes an event (at most once; dropped with a log line when no broker is connected). It
+  // leaves with the next message, within milliseconds.
   void publish(const std::string& topic, google::protobuf::Struct data);
 
   // Brokers are told that a session lives on this node, so that each of them, and one that has just

@@ -247,6 +247,29 @@ TEST_F(BusLinkTest, IgnoresMessagesThatAreNotSound) {
   EXPECT_EQ(calls, std::vector<std::string>{"good:"});
 }
 
+TEST_F(BusLinkTest, SendsWhatNobodyWaitsForWithTheNextMessage) {
+  max_batch = 8;
+  open_link();
+  ASSERT_TRUE(meet());
+  ASSERT_TRUE(link->send_along(make_header(v1::EVENT, "a"), "").has_value());
+  ASSERT_TRUE(link->send(make_header(v1::CREDIT, "b"), "").has_value());
+  std::vector<std::string> heard_calls;
+  ASSERT_TRUE(until([&] { return hear_some(heard_calls) > 0; }));
+  EXPECT_EQ(heard_calls, (std::vector<std::string>{"a", "b"})) << "one batch, in order";
+}
+
+TEST_F(BusLinkTest, SendsItByItselfWhenNothingElseComes) {
+  open_link();
+  ASSERT_TRUE(meet());
+  for (const std::string id : {"a", "b"}) {
+    ASSERT_TRUE(link->send_along(make_header(v1::EVENT, id), "").has_value());
+    EXPECT_GT(link->outbox_bytes(), 0U);
+    ASSERT_TRUE(hear(v1::EVENT));
+    EXPECT_EQ(heard.call_id(), id);
+    EXPECT_EQ(link->outbox_bytes(), 0U);
+  }
+}
+
 TEST_F(BusLinkTest, SendsBatchesToABrokerThatTakesThem) {
   open_link();
   ASSERT_TRUE(hear(v1::READY));
