@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <boost/asio/bind_executor.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/websocket/stream.hpp>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "gateway/sink.h"
 #include "gateway/write_queue.h"
 #include "proto/wire/coalescing_stream.h"
+#include "proto/wire/turn_executor.h"
 
 namespace runbus::gateway {
 namespace {
@@ -90,8 +92,11 @@ Awaitable<void> WebSocketConnection::run(std::shared_ptr<WebSocketConnection> se
   }
   self->open_ = true;
   self->pinged_ = Clock::now();
+  const wire::TurnExecutor turn(self->layer().get_executor());
   while (!self->closed_) {
-    const auto [error, bytes] = co_await self->stream_.async_read(self->buffer_, kTuple);
+    const auto [error, bytes] = co_await self->stream_.async_read(
+        self->buffer_, boost::asio::as_tuple(boost::asio::bind_executor(
+                           turn, boost::asio::use_awaitable_t<Executor>())));
     if (error) {
       self->close(self->reason_of(error));
       break;

@@ -14,18 +14,19 @@ namespace runbus::wire {
 // Handlers that are still queued when the watch goes hold this and find `attend` empty.
 struct SocketWatch::State : std::enable_shared_from_this<State> {
   State(boost::asio::io_context& loop, int fd, std::function<void()> callback)
-      : io(loop), descriptor(loop, fd), attend(std::move(callback)) {}
+      : io(loop),
+        descriptor(loop, fd),
+        attend(std::make_shared<std::function<void()>>(std::move(callback))) {}
 
   void run() const {
-    if (attend) {
-      const std::function<void()> hold = attend;  // it may destroy the watch
-      hold();
+    if (const auto hold = attend) {  // it may destroy the watch
+      (*hold)();
     }
   }
 
   boost::asio::io_context& io;
   boost::asio::posix::stream_descriptor descriptor;
-  std::function<void()> attend;
+  std::shared_ptr<std::function<void()>> attend;
   bool armed = false;
   bool posted = false;
 };

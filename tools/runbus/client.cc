@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include <array>
+#include <boost/asio/bind_executor.hpp>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -19,6 +20,7 @@
 
 #include "proto/wire/coalescing_stream.h"
 #include "proto/wire/transcoder.h"
+#include "proto/wire/turn_executor.h"
 
 namespace runbus::cli {
 namespace {
@@ -60,7 +62,11 @@ void watch_for_silence(int fd) {
 
 struct Client::Impl : std::enable_shared_from_this<Impl> {
   Impl(asio::io_context& context, Events handlers)
-      : io(context), socket(context), timer(context), events(std::move(handlers)) {}
+      : io(context),
+        turn(context.get_executor()),
+        socket(context),
+        timer(context),
+        events(std::move(handlers)) {}
 
   void connect(const GatewayAddress& address, Milliseconds bound);
   void upgrade(Milliseconds bound);
@@ -75,6 +81,7 @@ struct Client::Impl : std::enable_shared_from_this<Impl> {
   void connected(Result<void> outcome);
 
   asio::io_context& io;
+  wire::TurnExecutor turn;                // of reading
   wire::CoalescingStream::Socket socket;  // until it is connected
   asio::steady_timer timer;               // for as long
   std::optional<websocket::stream<wire::CoalescingStream>> ws;
@@ -219,22 +226,24 @@ void Client::Impl::read() {
     return;
   }
   reading = true;
-  ws->async_read(buffer, [self = shared_from_this()](boost::system::error_code error, std::size_t) {
-    self->reading = false;
-    if (error) {
-      const websocket::close_reason& reason = self->ws->reason();
-      self->fail(error == websocket::error::closed
-                     ? "the gateway closed the connection (" + std::to_string(reason.code) + " " +
-                           std::string(reason.reason.c_str()) + ")"
-                     : error.message());
-      return;
-    }
-    if (!self->closed) {
-      self->on_frame();
-    }
-    self->buffer.consume(self->buffer.size());
-    self->read();
-  });
+  ws->async_read(
+      buffer, asio::bind_executor(turn, [self = shared_from_this()](boost::system::error_code error,
+                                                                    std::size_t) {
+        self->reading = false;
+        if (error) {
+          const websocket::close_reason& reason = self->ws->reason();
+          self->fail(error == websocket::error::closed
+                         ? "the gateway closed the connection (" + std::to_string(reason.code) +
+                               " " + std::string(reason.reason.c_str()) + ")"
+                         : error.message());
+          return;
+        }
+        if (!self->closed) {
+          self->on_frame();
+        }
+        self->buffer.consume(self->buffer.size());
+        self->read();
+      }));
 }
 
 void Client::Impl::on_frame() {
