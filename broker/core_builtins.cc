@@ -11,6 +11,7 @@ namespace {
 
 // The broker's own topics.
 constexpr std::string_view kOwnTopics = "worker.";
+constexpr int kMaxPrefixes = 64;
 
 }  // namespace
 
@@ -31,6 +32,15 @@ void Core::on_builtin(Peer& gateway, const zmq::message_t& body) {
       return;
     }
     answer = wire::encode(history_.read(request));
+  } else if (method == "bus.topics") {
+    v1::TopicsRequest request;
+    if (!request.ParseFromArray(body.data(), static_cast<int>(body.size())) ||
+        request.prefixes_size() > kMaxPrefixes) {
+      answer_error(gateway, header_.call_id(),
+                   make_error(ErrorCode::kInvalidParams, "the request cannot be read"));
+      return;
+    }
+    answer = wire::encode(history_.list(request));
   } else if (method == "bus.publish") {
     const auto position = publish_for(gateway, body);
     if (!position) {

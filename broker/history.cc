@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::uint32_t kMaxAnswerEvents = 1024;
 constexpr std::size_t kMaxAnswerBytes = 8U << 20U;
+constexpr int kMaxAnswerTopics = 1024;
 // What a remembered event costs beside its bytes.
 constexpr std::size_t kOverhead = 128;
 
@@ -23,6 +24,7 @@ const std::string& History::append(v1::Event& event) {
   Topic& known = topic(event.topic());
   event.set_epoch(epoch_);
   event.set_offset(++known.last);
+  known.written = ++events_;
   if (known.records.size() >= max_events_) {
     forget_oldest(known);
   }
@@ -44,6 +46,7 @@ v1::HistoryResponse History::read(const v1::HistoryRequest& request) const {
   }
   const Topic& known = found->second;
   response.set_last(known.last);
+  response.set_base(known.base);
   const std::uint64_t after =
       request.epoch().empty() || request.epoch() == epoch_ ? request.after() : 0;
   const std::uint32_t limit = request.max_events() == 0
@@ -59,6 +62,35 @@ v1::HistoryResponse History::read(const v1::HistoryRequest& request) const {
       break;
     }
     response.add_events()->ParseFromString((*next)->event);
+  }
+  return response;
+}
+
+v1::TopicsResponse History::list(const v1::TopicsRequest& request) const {
+  v1::TopicsResponse response;
+  response.set_epoch(epoch_);
+  response.set_events(events_);
+  const std::uint64_t after = request.epoch() == epoch_ ? request.after() : 0;
+  const auto& prefixes = request.prefixes();
+  for (const Topic* topic : recent_) {
+    if (topic->written <= after) {
+      break;  // nor have those behind it
+    }
+    const bool asked = prefixes.empty() ||
+                       std::any_of(prefixes.begin(), prefixes.end(), [topic](const auto& prefix) {
+                         return topic->name.starts_with(prefix);
+                       });
+    if (!asked) {
+      continue;
+    }
+    if (response.topics_size() == kMaxAnswerTopics) {
+      response.set_more(true);
+      break;
+    }
+    v1::TopicPosition& position = *response.add_topics();
+    position.set_topic(topic->name);
+    position.set_base(topic->base);
+    position.set_last(topic->last);
   }
   return response;
 }
@@ -79,7 +111,7 @@ History::Topic& History::topic(const std::string& name) {
   }
   Topic& fresh = topics_[name];
   fresh.name = name;
-  fresh.last = floor_;
+  fresh.base = fresh.last = floor_;
   recent_.push_front(&fresh);
   fresh.place = recent_.begin();
   return fresh;

@@ -27,6 +27,9 @@ class History {
   // What came after the position. A position of another epoch counts as the beginning.
   v1::HistoryResponse read(const v1::HistoryRequest& request) const;
 
+  // The topics that had events after a moment.
+  v1::TopicsResponse list(const v1::TopicsRequest& request) const;
+
   std::size_t bytes() const { return bytes_; }
   std::size_t topics() const { return topics_.size(); }
 
@@ -39,7 +42,9 @@ class History {
   };
   struct Topic {
     std::string name;
+    std::uint64_t base = 0;  // the offset before its first event's
     std::uint64_t last = 0;
+    std::uint64_t written = 0;  // events_ with its last event
     std::deque<std::list<Record>::iterator> records;
     std::list<Topic*>::iterator place;
   };
@@ -52,6 +57,7 @@ class History {
   std::size_t max_bytes_;
   std::size_t max_topics_;
   std::uint64_t floor_ = 0;
+  std::uint64_t events_ = 0;
   std::size_t bytes_ = 0;
   TextMap<Topic> topics_;
   std::list<Topic*> recent_;   // used last, first

@@ -121,24 +121,38 @@ void Brokers::connected(std::size_t index, const v1::Welcome& welcome) {
   hub_->on_broker(index, std::move(feed));
 }
 
-void Brokers::history(std::size_t broker, const v1::HistoryRequest& request,
-                      std::function<void(Result<v1::HistoryResponse>)> done) {
+// A question to one broker, about events.
+template <class Response>
+void Brokers::ask(std::size_t broker, const std::string& method,
+                  const google::protobuf::Message& request,
+                  std::function<void(Result<Response>)> done) {
   CallRequest call;
-  call.method = "bus.history";
+  call.method = method;
   call.principal = "gateway";
   call.body = request.SerializeAsString();
   call.timeout = std::chrono::seconds(10);
   call.only = ports_.at(broker).get();
-  bus_.call(std::move(call), [done = std::move(done)](const Result<std::string_view>& body) {
-    v1::HistoryResponse response;
-    if (!body) {
-      done(body.error());
-    } else if (!response.ParseFromArray(body->data(), static_cast<int>(body->size()))) {
-      done(make_error(ErrorCode::kInternal, {}, "a bus.history answer that cannot be read"));
-    } else {
-      done(std::move(response));
-    }
-  });
+  bus_.call(
+      std::move(call), [method, done = std::move(done)](const Result<std::string_view>& body) {
+        Response response;
+        if (!body) {
+          done(body.error());
+        } else if (!response.ParseFromArray(body->data(), static_cast<int>(body->size()))) {
+          done(make_error(ErrorCode::kInternal, {}, "a " + method + " answer that cannot be read"));
+        } else {
+          done(std::move(response));
+        }
+      });
+}
+
+void Brokers::history(std::size_t broker, const v1::HistoryRequest& request,
+                      std::function<void(Result<v1::HistoryResponse>)> done) {
+  ask(broker, "bus.history", request, std::move(done));
+}
+
+void Brokers::topics(std::size_t broker, const v1::TopicsRequest& request,
+                     std::function<void(Result<v1::TopicsResponse>)> done) {
+  ask(broker, "bus.topics", request, std::move(done));
 }
 
 Result<void> Brokers::publish(std::size_t broker, const v1::Event& event) {

@@ -34,12 +34,17 @@ class Brokers final : public HubBus {
   // HubBus
   void history(std::size_t broker, const v1::HistoryRequest& request,
                std::function<void(Result<v1::HistoryResponse>)> done) override;
+  void topics(std::size_t broker, const v1::TopicsRequest& request,
+              std::function<void(Result<v1::TopicsResponse>)> done) override;
   Result<void> publish(std::size_t broker, const v1::Event& event) override;
 
  private:
   class Port;
   class Feed;
 
+  template <class Response>
+  void ask(std::size_t broker, const std::string& method, const google::protobuf::Message& request,
+           std::function<void(Result<Response>)> done);
   v1::Ready ready() const;
   void connected(std::size_t index, const v1::Welcome& welcome);
   wire::CurveKeys keys_for(const std::string& endpoint) const;

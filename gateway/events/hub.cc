@@ -12,8 +12,7 @@ namespace {
 constexpr std::size_t kMaxTopicLogs = 4096;  // per broker; further topics go without gap detection
 constexpr std::size_t kMaxMissedTopics = 256;
 constexpr int kMaxChecks = 64;  // histories asked for at once
-// What every broker tells by itself of the same workers.
-constexpr std::string_view kBrokersOwn = "worker.";
+constexpr int kSoon = 25;       // when there are more, that much sooner than usual
 
 }  // namespace
 
@@ -28,7 +27,8 @@ Hub::Hub(boost::asio::io_context& io, HubBus& bus, std::string peer_id, HubOptio
       options_(options),
       probe_timer_(io),
       tick_timer_(io),
-      check_timer_(io) {}
+      check_timer_(io),
+      topics_timer_(io) {}
 
 Hub::~Hub() { *alive_ = false; }
 
@@ -50,6 +50,7 @@ void Hub::on_broker(std::size_t index, std::unique_ptr<EventFeed> feed) {
   for (const std::string& topic : unsure) {
     fetch(index, topic);
   }
+  ask_for_topics(index, true, [] {});
 }
 
 void Hub::on_broker_lost(std::size_t index) { brokers_[index].connected = false; }
@@ -91,7 +92,7 @@ void Hub::on_event(std::size_t index, const v1::Event& event) {
     finish_probe(topic);
     return;
   }
-  if (topic.starts_with(kBrokersOwn) && !is_first(index)) {
+  if (is_hidden(index, topic)) {
     return;
   }
   const auto& topics = brokers_[index].topics;
@@ -104,6 +105,9 @@ void Hub::on_event(std::size_t index, const v1::Event& event) {
   if (log == nullptr) {
     deliver(event);
     return;
+  }
+  if (log->epoch().empty() && is_new_topic(index, topic)) {
+    log->begin(event.epoch(), 0);
   }
   arm_check();
   switch (log->take(event)) {
@@ -142,12 +146,11 @@ void Hub::doubt_others(std::size_t index, const std::string& topic) {
   arm_check();
 }
 
-void Hub::arm_check() {
-  if (checking_) {
+void Hub::arm_check(bool soon) {
+  if (std::exchange(checking_, true)) {
     return;
   }
-  checking_ = true;
-  check_timer_.expires_after(options_.quiet_check);
+  check_timer_.expires_after(soon ? options_.quiet_check / kSoon : options_.quiet_check);
   check_timer_.async_wait([this](const boost::system::error_code& error) {
     if (!error) {
       checking_ = false;
@@ -158,16 +161,20 @@ void Hub::arm_check() {
 
 void Hub::check_quiet() {
   std::vector<std::pair<std::size_t, std::string>> unsure;
+  bool left = false;
   for (auto& [index, broker] : brokers_) {
     for (auto& [topic, log] : broker.topics) {
       if (log.is_settled() || !broker.connected) {
         continue;
       }
-      arm_check();
+      left = true;
       if (unsure.size() < kMaxChecks && log.check_when_quiet()) {
         unsure.emplace_back(index, topic);
       }
     }
+  }
+  if (left) {
+    arm_check(unsure.size() == kMaxChecks);
   }
   for (const auto& [index, topic] : unsure) {
     fetch(index, topic);

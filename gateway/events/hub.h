@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,8 @@ class HubBus {
   virtual ~HubBus() = default;
   virtual void history(std::size_t broker, const v1::HistoryRequest& request,
                        std::function<void(Result<v1::HistoryResponse>)> done) = 0;
+  virtual void topics(std::size_t broker, const v1::TopicsRequest& request,
+                      std::function<void(Result<v1::TopicsResponse>)> done) = 0;
   virtual Result<void> publish(std::size_t broker, const v1::Event& event) = 0;
 };
 
@@ -43,12 +46,15 @@ struct HubOptions {
   std::chrono::milliseconds probe_timeout{2'000};
   std::chrono::milliseconds lag_tick{250};
   std::chrono::milliseconds quiet_check{500};
+  std::chrono::milliseconds topics_check{2'000};
 };
 
 // Gives events to subscriptions (API.md `events.subscribe`). At most once, but a loss is never
 // silent: a gap in a topic's offsets is filled from the broker's history or told as
 // `events.lagged`, and so is what a slow subscriber could not be given. The last event of a topic
-// shows no gap when it is missing: once the topic is quiet the broker is asked. A subscription's
+// shows no gap when it is missing: once the topic is quiet the broker is asked. Nor does the only
+// event of a topic that nobody has named: while a subscription has a pattern, the broker is asked
+// every two seconds which topics have had events. A subscription's
 // reply goes out once every broker sends it events, so that what is published after the reply
 // arrives.
 class Hub {
@@ -80,11 +86,19 @@ class Hub {
     std::unique_ptr<EventFeed> feed;
     bool connected = false;
     std::map<std::string, TopicLog, std::less<>> topics;
+    // Where bus.topics has brought us.
+    std::string epoch;
+    std::uint64_t events = 0;
+    bool asked_for_topics = false;
   };
   struct Subscription {
     std::string id;
     Sink* sink = nullptr;  // null: ended
     std::vector<std::string> globs;
+    bool has_patterns = false;
+    // Brokers of which all topics that it matched were known once: one that is not known has come
+    // since.
+    std::set<std::size_t> surveyed;
     bool started = false;
     std::deque<v1::Event> held;                   // until it has started
     std::map<std::string, v1::Position> cursors;  // what a replay has covered
@@ -122,10 +136,21 @@ class Hub {
   void tick();
   void arm_tick();
   void ask_where_it_stands(const std::string& topic, const std::function<void()>& done);
+  // hub_topics.cc
+  void survey(const SubscriptionPtr& subscription, const std::function<void()>& done);
+  void ask_for_topics(std::size_t broker, bool all, const std::function<void()>& done);
+  void take_topics(std::size_t broker, const v1::TopicsResponse& response);
+  void check_topics();
+  void arm_topics();
+  bool is_new_topic(std::size_t broker, std::string_view topic) const;
+  bool is_hidden(std::size_t broker, std::string_view topic) const;
+  // Calls `done` once all of what was asked for have called the first, or the patience is over.
+  std::function<void()> patiently(std::function<void()> done,
+                                  const std::shared_ptr<std::size_t>& left);
   TopicLog* log_of(std::size_t broker, const std::string& topic);
   void doubt_others(std::size_t broker, const std::string& topic);
   void check_quiet();
-  void arm_check();
+  void arm_check(bool soon = false);
   void end(Subscription& subscription);
   void sweep();
 
@@ -143,6 +168,8 @@ class Hub {
   bool ticking_ = false;
   boost::asio::steady_timer check_timer_;
   bool checking_ = false;
+  boost::asio::steady_timer topics_timer_;
+  bool topics_armed_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -68,6 +68,9 @@ void Hub::subscribe(Sink& sink, const v1::SubscribeRequest& request, Done done) 
   subscription->id = make_uuid();
   subscription->sink = &sink;
   subscription->globs.assign(request.topics().begin(), request.topics().end());
+  subscription->has_patterns =
+      std::any_of(subscription->globs.begin(), subscription->globs.end(),
+                  [](const std::string& glob) { return glob_prefix(glob) != glob; });
   subscriptions_.push_back(subscription);
   bool added = false;
   for (const std::string& glob : subscription->globs) {
@@ -166,6 +169,10 @@ void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest
       ask_where_it_stands(glob, one_done);
     }
   }
+  if (subscription->has_patterns) {
+    ++*left;
+    survey(subscription, one_done);
+  }
   for (const auto& [topic, since] : request.since()) {
     v1::HistoryRequest history;
     history.set_topic(topic);
@@ -201,24 +208,29 @@ void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest
   one_done();
 }
 
-// So that the first event that is missing can be missed. `done` is called once, also when a broker
-// does not answer: it may be dying, and nobody shall wait for it.
-void Hub::ask_where_it_stands(const std::string& topic, const std::function<void()>& done) {
-  const auto left = std::make_shared<std::size_t>(1);
+// A broker that does not answer may be dying, and nobody shall wait for it.
+std::function<void()> Hub::patiently(std::function<void()> done,
+                                     const std::shared_ptr<std::size_t>& left) {
   const auto patience = std::make_shared<boost::asio::steady_timer>(probe_timer_.get_executor(),
                                                                     options_.probe_timeout);
-  const auto one_done = [left, done, patience] {
-    if (*left > 0 && --*left == 0) {
-      patience->cancel();
-      done();
-    }
-  };
   patience->async_wait(
       [left, done, patience, alive = alive_](const boost::system::error_code& error) {
         if (!error && *alive && std::exchange(*left, 0) > 0) {
           done();
         }
       });
+  return [left, done = std::move(done), patience] {
+    if (*left > 0 && --*left == 0) {
+      patience->cancel();
+      done();
+    }
+  };
+}
+
+// So that the first event that is missing can be missed. `done` is called once.
+void Hub::ask_where_it_stands(const std::string& topic, const std::function<void()>& done) {
+  const auto left = std::make_shared<std::size_t>(1);
+  const auto one_done = patiently(done, left);
   v1::HistoryRequest request;
   request.set_topic(topic);
   request.set_after(std::numeric_limits<std::uint64_t>::max());

@@ -73,13 +73,16 @@ v1::HistoryRequest TopicLog::history_request(const std::string& topic) const {
 }
 
 TopicLog::Recovered TopicLog::recovered(const v1::HistoryResponse* response) {
-  asking_ = false;
+  asking_ = fresh_ = false;
   Recovered out;
   if (response != nullptr) {
     if (!response->epoch().empty() && response->epoch() != epoch_) {
       epoch_ = response->epoch();
       last_ = 0;
       new_epoch_ = true;
+    }
+    if (last_ == 0 && !new_epoch_ && response->epoch() == epoch_) {
+      last_ = response->base();  // nothing was before
     }
     for (const v1::Event& event : response->events()) {
       append(event, out);

@@ -39,6 +39,10 @@ class TopicLog {
   bool check_when_quiet();
   // Another topic's events were lost on their way, so this one's may have been.
   void doubt() { checked_ = false; }
+  // The broker has said where the topic stands: whether what arrived is all.
+  void compare(const std::string& epoch, std::uint64_t last) {
+    checked_ = held_.empty() && epoch == epoch_ && last <= last_;
+  }
   // Nothing can be missing, as far as is known.
   bool is_settled() const { return checked_ || epoch_.empty(); }
   // After a reconnection: whether history must be asked for, to learn what was missed.

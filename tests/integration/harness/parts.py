@@ -19,7 +19,7 @@ NOT_SERVED = (-32003, -32601)  # no worker at all, or none with this method
 
 class Parts:
     """Keeps the parts alive: one that dies is started again, as `runbus up` does. Proxies: `client` (client to gateway),
-    `gateway` (gateway to broker), `worker` (worker to broker). `worker`: further arguments of the worker; `echo`: the example
+    `gateway` (gateway to broker), `events` (the same, for its events), `worker` (worker to broker). `worker`: further arguments of the worker; `echo`: the example
     worker too."""
 
     def __init__(self, worker=(), echo=False):
@@ -37,12 +37,13 @@ class Parts:
         self.closing = False
         path = lambda name: os.path.join(self.dir, name)  # noqa: E731
         self.gateway = await FaultProxy(("unix", path("g.sock")), ("unix", path("b.sock"))).__aenter__()
+        self.events = await FaultProxy(("unix", path("ge.sock")), ("unix", path("e.sock"))).__aenter__()
         self.worker = await FaultProxy(("unix", path("w.sock")), ("unix", path("b.sock"))).__aenter__()
         self.commands = {
             "broker": [binary("runbus-broker"), "--listen", "ipc://" + path("b.sock"), "--events-listen", "ipc://" + path("e.sock"),
                        "--events-publish", "ipc://" + path("p.sock")],
             "gateway": [binary("runbus-gateway"), "--listen", "127.0.0.1:0", "--broker", "ipc://" + path("g.sock"),
-                        "--token-file", path("token")],
+                        "--events", "ipc://" + path("ge.sock"), "--token-file", path("token")],
             "worker": [binary("runbus-worker"), "execution", "--broker", "ipc://" + path("w.sock"), "--node", "here",
                        "--state-dir", self.state, *self.worker_arguments],
         }
@@ -132,7 +133,7 @@ class Parts:
         for keeper in self.keepers:
             keeper.cancel()
         await asyncio.gather(*self.keepers, return_exceptions=True)
-        for proxy in (self.client, self.gateway, self.worker):
+        for proxy in (self.client, self.gateway, self.events, self.worker):
             await proxy.__aexit__()
         for name in ("echo", "worker", "gateway", "broker"):
             if name not in self.processes:

@@ -133,6 +133,29 @@ async def test_every_event_whose_publishing_was_answered_arrives(system):
         assert error.value.code == -32005 and error.value.data["limit"] == "event_bytes"
 
 
+async def test_the_first_events_of_a_new_broker_arrive(system):
+    """Each on a topic of its own that only a pattern matches, from the moment on when one can be published again."""
+    async with Client(system) as subscriber, Client(system) as publisher:
+        await subscriber.call("events.subscribe", {"topics": ["user.fresh.*"]})
+        system.kill("runbus-broker")
+        taken = set()
+        for n in range(100_000):
+            try:
+                await publisher.call("events.publish", {"topic": f"user.fresh.{n}", "data": {}})
+                taken.add(f"user.fresh.{n}")
+            except RpcError as error:
+                assert error.code in (-32003, -32004), error
+            if len(taken) == 200:
+                break
+        assert len(taken) == 200
+        last = set(taken)
+        while last:
+            _, params = await subscriber.notification(lambda method, params: method == "events.event" and params["topic"] in last)
+            last.remove(params["topic"])
+        topics = [params["topic"] for method, params in subscriber.notifications if method == "events.event"]
+        assert len(topics) == len(set(topics))
+
+
 async def test_workers_come_and_go_as_events(system):
     async with Client(system) as client:
         await client.call("events.subscribe", {"topics": ["worker.*"]})

@@ -99,6 +99,53 @@ TEST_F(CoreEvents, NumbersNeverRepeatWhenATopicHadToMakeRoom) {
   EXPECT_GT(out.published.back().offset(), 2U);
 }
 
+TEST_F(CoreEvents, ListsTheTopicsThatHadEventsSinceItWasAsked) {
+  const auto names = [](const v1::TopicsResponse& response) {
+    std::vector<std::string> found;
+    for (const v1::TopicPosition& position : response.topics()) {
+      found.push_back(position.topic() + " " + std::to_string(position.base()) + " " +
+                      std::to_string(position.last()));
+    }
+    return found;
+  };
+  CoreOptions options;
+  options.max_topics = 3;
+  start(options);
+  attach();
+  publish("user.a");
+  publish("user.a");
+  publish("user.b");
+  publish("other");
+  v1::TopicsRequest request;
+  request.add_prefixes("user.");
+  const auto first = ask<v1::TopicsResponse>("bus.topics", request);
+  EXPECT_EQ(names(first), (std::vector<std::string>{"user.b 0 1", "user.a 0 2"}));
+  EXPECT_EQ(first.epoch(), core->epoch());
+  request.set_epoch(first.epoch());
+  request.set_after(first.events());
+  EXPECT_EQ(ask<v1::TopicsResponse>("bus.topics", request).topics_size(), 0);
+  publish("other");
+  publish("user.b");
+  publish("user.c");  // user.a makes room
+  EXPECT_EQ(names(ask<v1::TopicsResponse>("bus.topics", request)),
+            (std::vector<std::string>{"user.c 2 3", "user.b 0 2"}));
+  request.set_epoch("another");
+  request.clear_prefixes();
+  EXPECT_EQ(names(ask<v1::TopicsResponse>("bus.topics", request)),
+            (std::vector<std::string>{"user.c 2 3", "user.b 0 2", "other 0 2"}));
+  EXPECT_EQ(history("user.c", 0).base(), 2U);
+}
+
+TEST_F(CoreEvents, ListsABoundedNumberOfTopics) {
+  for (int i = 0; i < 1025; ++i) {
+    publish("user." + std::to_string(i));
+  }
+  const auto listed = ask<v1::TopicsResponse>("bus.topics", v1::TopicsRequest());
+  EXPECT_EQ(listed.topics_size(), 1024);
+  EXPECT_TRUE(listed.more());
+  EXPECT_EQ(listed.topics(0).topic(), "user.1024");
+}
+
 TEST_F(CoreEvents, DropsEventsThatAreTooLargeBadlyNamedOrItsOwn) {
   publish("user.a", std::string(70'000, 'x'));
   publish("");

@@ -1,17 +1,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <boost/asio/post.hpp>
-
 #include "gateway/events/glob.h"
-#include "gateway/events/hub.h"
-#include "tests/unit/gateway/fake_bus.h"
+#include "tests/unit/gateway/hub_fixture.h"
 
 namespace runbus::gateway {
 namespace {
 
 using test::FakeFeed;
-using test::FakeHistory;
 using test::FakeSink;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -47,95 +43,6 @@ TEST(Glob, PrefixIsWhatIsLiteral) {
   EXPECT_EQ(glob_prefix("fs.created"), "fs.created");
   EXPECT_EQ(glob_prefix("*"), "");
 }
-
-v1::Event event(const std::string& topic, std::uint64_t offset, const std::string& epoch = "e1") {
-  v1::Event made;
-  made.set_topic(topic);
-  made.set_epoch(epoch);
-  made.set_offset(offset);
-  return made;
-}
-
-class HubTest : public testing::Test {
- protected:
-  explicit HubTest(std::chrono::milliseconds quiet = std::chrono::seconds(60))
-      : hub(io, history, "gateway-1",
-            HubOptions{1000, std::chrono::milliseconds(5), std::chrono::milliseconds(50),
-                       std::chrono::milliseconds(5), quiet}) {
-    hub.on_broker(0, std::make_unique<FakeFeed>(prefixes));
-    // The broker confirms subscriptions at once.
-    history.on_publish = [this](std::size_t broker, const v1::Event& probe) {
-      if (confirm) {
-        boost::asio::post(io, [this, broker, probe] { hub.on_event(broker, probe); });
-      }
-    };
-  }
-  std::string subscribe(const v1::SubscribeRequest& request, FakeSink& to) {
-    std::string id;
-    bool answered = false;
-    hub.subscribe(to, request, [&](const Result<v1::SubscribeResponse>& response) {
-      answered = true;
-      id = response ? response->subscription() : "refused: " + response.error().detail;
-      if (response) {
-        last = *response;
-      }
-    });
-    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (!answered && std::chrono::steady_clock::now() < until) {
-      io.restart();
-      io.run_one_for(std::chrono::milliseconds(5));
-      answer_history(true);
-    }
-    EXPECT_TRUE(answered);
-    return id;
-  }
-  bool until(const std::function<bool()>& done) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (!done() && std::chrono::steady_clock::now() < end) {
-      io.restart();
-      io.run_one_for(std::chrono::milliseconds(5));
-    }
-    return done();
-  }
-  std::string subscribe(const std::string& glob) {
-    v1::SubscribeRequest request;
-    request.add_topics(glob);
-    return subscribe(request, sink);
-  }
-  // Answers what was asked of the history from `remembered`.
-  void answer_history(bool only_if_asked = false) {
-    if (!only_if_asked) {
-      ASSERT_THAT(history.asked, testing::Not(IsEmpty()));
-    }
-    const auto asked = std::exchange(history.asked, {});
-    for (const auto& one : asked) {
-      v1::HistoryResponse response;
-      response.set_epoch(one.broker == 0 ? epoch : "e2");
-      const bool same = one.request.epoch() == response.epoch();
-      for (const v1::Event& known : remembered) {
-        if (known.epoch() != response.epoch()) {
-          continue;
-        }
-        response.set_last(known.offset());
-        if (known.topic() == one.request.topic() &&
-            (!same || known.offset() > one.request.after())) {
-          *response.add_events() = known;
-        }
-      }
-      one.done(response);
-    }
-  }
-
-  boost::asio::io_context io;
-  FakeHistory history;
-  std::vector<std::string> prefixes;
-  Hub hub;
-  FakeSink sink;
-  v1::SubscribeResponse last;
-  std::vector<v1::Event> remembered;
-  std::string epoch = "e1";
-  bool confirm = true;
-};
 
 TEST_F(HubTest, GivesMatchingEventsToTheirSubscription) {
   const std::string id = subscribe("fs.*");
@@ -267,21 +174,6 @@ TEST_F(HubTest, AnAnswerThatIsNotAllOfTheHistoryIsAskedToGoOn) {
   EXPECT_THAT(sink.take(), ElementsAre(HasSubstr(R"("missed":5)"), HasSubstr("\"offset\":8"),
                                        HasSubstr("\"offset\":9")));
 }
-
-class HubQuietTest : public HubTest {
- protected:
-  HubQuietTest() : HubTest(std::chrono::milliseconds(5)) {}
-  bool is_asked() {
-    return until([this] { return !history.asked.empty(); });
-  }
-  // Whether nothing is asked for several times as long as it takes to ask.
-  bool stays_quiet() {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
-    return until(
-               [&] { return std::chrono::steady_clock::now() > end || !history.asked.empty(); }) &&
-           history.asked.empty();
-  }
-};
 
 TEST_F(HubQuietTest, TheLastEventOfATopicIsMissedToo) {
   subscribe("t*");

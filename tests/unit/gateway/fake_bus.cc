@@ -61,6 +61,14 @@ void FakeHistory::history(std::size_t broker, const v1::HistoryRequest& request,
   done(response);
 }
 
+void FakeHistory::topics(std::size_t broker, const v1::TopicsRequest& request,
+                         std::function<void(Result<v1::TopicsResponse>)> done) {
+  asked_for_topics.push_back(request);
+  v1::TopicsResponse others;
+  others.set_more(true);
+  done(listed.contains(broker) ? listed[broker] : others);
+}
+
 Result<void> FakeHistory::publish(std::size_t broker, const v1::Event& event) {
   published.push_back(event);
   if (on_publish) {

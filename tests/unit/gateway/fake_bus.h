@@ -50,8 +50,13 @@ struct FakeHistory final : HubBus {
   };
   void history(std::size_t broker, const v1::HistoryRequest& request,
                std::function<void(Result<v1::HistoryResponse>)> done) override;
+  void topics(std::size_t broker, const v1::TopicsRequest& request,
+              std::function<void(Result<v1::TopicsResponse>)> done) override;
   Result<void> publish(std::size_t broker, const v1::Event& event) override;
 
+  // What each broker says of its topics, at once; unless a test says so there may be others.
+  std::map<std::size_t, v1::TopicsResponse> listed;
+  std::vector<v1::TopicsRequest> asked_for_topics;
   // Of topics; asked for that alone, it answers at once.
   std::map<std::string, v1::Position> stands;
   bool silent = false;  // then it does not
