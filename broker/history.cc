@@ -28,7 +28,7 @@ const std::string& History::append(v1::Event& event) {
   if (known.records.size() >= max_events_) {
     forget_oldest(known);
   }
-  records_.push_back({&known, known.last, event.SerializeAsString()});
+  records_.push_back({&known, known.last, events_, event.SerializeAsString()});
   known.records.push_back(std::prev(records_.end()));
   bytes_ += records_.back().event.size() + kOverhead;
   while (bytes_ > max_bytes_ && records_.size() > 1) {
@@ -91,6 +91,16 @@ v1::TopicsResponse History::list(const v1::TopicsRequest& request) const {
     position.set_topic(topic->name);
     position.set_base(topic->base);
     position.set_last(topic->last);
+    const auto& records = topic->records;
+    const auto since = std::upper_bound(
+        records.begin(), records.end(), after,
+        [](std::uint64_t number, const auto& record) { return number < record->number; });
+    if (since != records.begin()) {
+      position.set_before((*std::prev(since))->offset);
+    } else {
+      position.set_before(records.empty() ? topic->last : (*since)->offset - 1);
+      position.set_forgotten(position.before() > topic->base);
+    }
   }
   return response;
 }

@@ -38,6 +38,7 @@ class History {
   struct Record {
     Topic* topic = nullptr;
     std::uint64_t offset = 0;
+    std::uint64_t number = 0;  // events_ with this one
     std::string event;
   };
   struct Topic {

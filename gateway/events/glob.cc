@@ -71,4 +71,6 @@ std::string glob_prefix(std::string_view pattern) {
   return std::string(pattern.substr(0, pattern.find_first_of("*?[\\")));
 }
 
+bool is_pattern(std::string_view glob) { return glob_prefix(glob) != glob; }
+
 }  // namespace runbus::gateway

@@ -12,4 +12,7 @@ bool glob_match(std::string_view pattern, std::string_view text);
 // What every topic that matches begins with.
 std::string glob_prefix(std::string_view pattern);
 
+// Whether it may match other topics than the one that it spells.
+bool is_pattern(std::string_view glob);
+
 }  // namespace runbus::gateway

@@ -366,8 +366,10 @@ void Hub::drop(Sink& sink) {
 void Hub::end(Subscription& subscription) {
   subscription.sink = nullptr;
   subscription.held.clear();
-  for (const std::string& glob : subscription.globs) {
-    remove_prefix(glob_prefix(glob));
+  if (std::exchange(subscription.listed, false)) {
+    for (const std::string& glob : subscription.globs) {
+      remove_prefix(glob_prefix(glob));
+    }
   }
 }
 

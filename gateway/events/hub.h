@@ -80,6 +80,7 @@ class Hub {
 
  private:
   static constexpr std::size_t kMaxHeldEvents = 1000;
+  static constexpr std::size_t kMaxSince = 1024;
   static constexpr std::string_view kProbePrefix = "gateway.probe.";
 
   struct Broker {
@@ -96,6 +97,8 @@ class Hub {
     Sink* sink = nullptr;  // null: ended
     std::vector<std::string> globs;
     bool has_patterns = false;
+    v1::Position position;  // of one broker, before it listed what the patterns match
+    bool listed = false;    // its prefixes are
     // Brokers of which all topics that it matched were known once: one that is not known has come
     // since.
     std::set<std::size_t> surveyed;
@@ -107,7 +110,15 @@ class Hub {
     bool matches(std::string_view topic) const;
   };
   using SubscriptionPtr = std::shared_ptr<Subscription>;
-  struct Replay;  // history that a new subscription waits for
+  // What a new subscription waits for.
+  struct Replay {
+    SubscriptionPtr subscription;
+    v1::SubscribeRequest request;  // without patterns in `since`
+    Done done;
+    std::vector<std::string> unsure;  // something of them may be lost
+    std::map<std::string, v1::HistoryResponse> histories;
+    std::set<std::string> elsewhere;  // topics of which another broker has events as well
+  };
   struct Probe {
     std::string topic;
     std::size_t broker = 0;
@@ -120,7 +131,8 @@ class Hub {
   void probe_all(std::function<void()> done);
   void finish_probe(const std::string& topic);
   void probe_again();
-  void replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest& request, Done done);
+  void replay(const std::shared_ptr<Replay>& replay);
+  v1::Position place_of(const Subscription& subscription, const std::string& topic) const;
   void start(Replay& replay);
   void send_replayed(Subscription& subscription, const std::string& topic,
                      const v1::Position& since, const v1::HistoryResponse& history);
@@ -137,6 +149,10 @@ class Hub {
   void arm_tick();
   void ask_where_it_stands(const std::string& topic, const std::function<void()>& done);
   // hub_topics.cc
+  void note_position(const SubscriptionPtr& subscription, const std::function<void()>& done);
+  void resolve(const SubscriptionPtr& subscription, const v1::SubscribeRequest& request, Done done);
+  void resolve_pattern(Replay& replay, const std::string& pattern, const v1::Position& since,
+                       const std::map<std::size_t, v1::TopicsResponse>& answers) const;
   void survey(const SubscriptionPtr& subscription, const std::function<void()>& done);
   void ask_for_topics(std::size_t broker, bool all, const std::function<void()>& done);
   void take_topics(std::size_t broker, const v1::TopicsResponse& response);

@@ -16,19 +16,18 @@ namespace runbus::gateway {
 namespace {
 
 constexpr std::size_t kMaxTopics = 32;  // globs of one subscription
-constexpr std::size_t kMaxSince = 64;
 constexpr std::size_t kMaxTopicBytes = 256;
 constexpr std::uint64_t kProbeNames = 64;
 
-Result<void> check(const v1::SubscribeRequest& request) {
+Result<void> check(const v1::SubscribeRequest& request, std::size_t max_since) {
   if (request.topics().empty()) {
     return make_error(ErrorCode::kInvalidParams, "topics: at least one is needed");
   }
   if (static_cast<std::size_t>(request.topics_size()) > kMaxTopics) {
     return make_error(ErrorCode::kInvalidParams, "topics: more than 32");
   }
-  if (request.since().size() > kMaxSince) {
-    return make_error(ErrorCode::kInvalidParams, "since: more than 64 topics");
+  if (request.since().size() > max_since) {
+    return make_error(ErrorCode::kInvalidParams, "since: more than 1024 topics");
   }
   for (int i = 0; i < request.topics_size(); ++i) {
     if (request.topics(i).empty() || request.topics(i).size() > kMaxTopicBytes) {
@@ -39,7 +38,9 @@ Result<void> check(const v1::SubscribeRequest& request) {
   for (const auto& [topic, position] : request.since()) {
     const bool matched =
         std::any_of(request.topics().begin(), request.topics().end(),
-                    [&topic = topic](const std::string& glob) { return glob_match(glob, topic); });
+                    [&topic = topic](const std::string& glob) {
+                      return glob == topic || (!is_pattern(topic) && glob_match(glob, topic));
+                    });
     if (!matched || topic.size() > kMaxTopicBytes) {
       return make_error(ErrorCode::kInvalidParams,
                         "since: has a topic that none of `topics` matches");
@@ -50,16 +51,8 @@ Result<void> check(const v1::SubscribeRequest& request) {
 
 }  // namespace
 
-struct Hub::Replay {
-  SubscriptionPtr subscription;
-  v1::SubscribeRequest request;
-  Done done;
-  std::map<std::string, v1::HistoryResponse> histories;
-  std::set<std::string> elsewhere;  // topics of which another broker has events as well
-};
-
 void Hub::subscribe(Sink& sink, const v1::SubscribeRequest& request, Done done) {
-  const Result<void> checked = check(request);
+  const Result<void> checked = check(request, kMaxSince);
   if (!checked) {
     done(checked.error());
     return;
@@ -69,19 +62,25 @@ void Hub::subscribe(Sink& sink, const v1::SubscribeRequest& request, Done done) 
   subscription->sink = &sink;
   subscription->globs.assign(request.topics().begin(), request.topics().end());
   subscription->has_patterns =
-      std::any_of(subscription->globs.begin(), subscription->globs.end(),
-                  [](const std::string& glob) { return glob_prefix(glob) != glob; });
+      std::any_of(subscription->globs.begin(), subscription->globs.end(), is_pattern);
   subscriptions_.push_back(subscription);
-  bool added = false;
-  for (const std::string& glob : subscription->globs) {
-    add_prefix(glob_prefix(glob), added);
-  }
-  if (!added) {
-    replay(subscription, request, std::move(done));
-    return;
-  }
-  probe_all([this, subscription, request, done = std::move(done)] {
-    replay(subscription, request, done);
+  note_position(subscription, [this, subscription, request, done = std::move(done)] {
+    if (subscription->sink == nullptr) {
+      return;
+    }
+    bool added = false;
+    for (const std::string& glob : subscription->globs) {
+      add_prefix(glob_prefix(glob), added);
+    }
+    subscription->listed = true;
+    const auto go_on = [this, subscription, request, done] {
+      resolve(subscription, request, done);
+    };
+    if (added) {
+      probe_all(go_on);
+    } else {
+      go_on();
+    }
   });
 }
 
@@ -154,9 +153,9 @@ void Hub::finish_probe(const std::string& topic) {
   probe.done();
 }
 
-void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest& request,
-                 Done done) {
-  auto replay = std::make_shared<Replay>(Replay{subscription, request, std::move(done), {}, {}});
+void Hub::replay(const std::shared_ptr<Replay>& replay) {
+  const SubscriptionPtr& subscription = replay->subscription;
+  const v1::SubscribeRequest& request = replay->request;
   auto left = std::make_shared<std::size_t>(1);
   const auto one_done = [this, replay, left] {
     if (--*left == 0) {
@@ -164,7 +163,7 @@ void Hub::replay(const SubscriptionPtr& subscription, const v1::SubscribeRequest
     }
   };
   for (const std::string& glob : request.topics()) {
-    if (glob_prefix(glob) == glob && !request.since().contains(glob)) {
+    if (!is_pattern(glob) && !request.since().contains(glob)) {
       ++*left;
       ask_where_it_stands(glob, one_done);
     }
@@ -256,6 +255,26 @@ void Hub::ask_where_it_stands(const std::string& topic, const std::function<void
   one_done();
 }
 
+// Where a topic stood before what the subscription has still to be given.
+v1::Position Hub::place_of(const Subscription& subscription, const std::string& topic) const {
+  v1::Position place;
+  for (const auto& [index, broker] : brokers_) {
+    const auto known = broker.topics.find(topic);
+    if (!broker.connected || known == broker.topics.end() || known->second.epoch().empty()) {
+      continue;
+    }
+    place.set_epoch(known->second.epoch());
+    place.set_offset(known->second.last());
+    for (const v1::Event& event : subscription.held) {
+      if (event.topic() == topic && event.epoch() == place.epoch()) {
+        place.set_offset(std::min(place.offset(), event.offset() - 1));
+      }
+    }
+    break;
+  }
+  return place;
+}
+
 void Hub::start(Replay& replay) {
   const SubscriptionPtr subscription = replay.subscription;
   if (subscription->sink == nullptr) {
@@ -263,6 +282,13 @@ void Hub::start(Replay& replay) {
   }
   v1::SubscribeResponse response;
   response.set_subscription(subscription->id);
+  for (const std::string& glob : subscription->globs) {
+    const v1::Position position =
+        is_pattern(glob) ? subscription->position : place_of(*subscription, glob);
+    if (!position.epoch().empty()) {
+      (*response.mutable_positions())[glob] = position;
+    }
+  }
   for (const auto& [topic, history] : replay.histories) {
     v1::Position& position = (*response.mutable_positions())[topic];
     position.set_epoch(history.epoch());
@@ -270,6 +296,9 @@ void Hub::start(Replay& replay) {
   }
   replay.done(response);
   subscription->started = true;
+  for (const std::string& topic : replay.unsure) {
+    lagged(*subscription, topic, 0);
+  }
   for (const auto& [topic, since] : replay.request.since()) {
     const auto history = replay.histories.find(topic);
     if (history == replay.histories.end()) {

@@ -12,6 +12,7 @@ namespace {
 constexpr std::size_t kMaxPrefixes = 64;  // of one question; beyond it all topics are asked for
 // What every broker tells by itself of the same workers.
 constexpr std::string_view kBrokersOwn = "worker.";
+constexpr std::string_view kNoTopic = " ";  // no topic's name begins so
 
 }  // namespace
 
@@ -26,6 +27,119 @@ bool Hub::is_new_topic(std::size_t index, std::string_view topic) const {
          std::any_of(subscriptions_.begin(), subscriptions_.end(), [&](const auto& one) {
            return one->sink != nullptr && one->surveyed.contains(index) && one->matches(topic);
          });
+}
+
+// Before the subscription begins, so that nothing that it is not given has an earlier place.
+void Hub::note_position(const SubscriptionPtr& subscription, const std::function<void()>& done) {
+  const auto first = std::find_if(brokers_.begin(), brokers_.end(),
+                                  [](const auto& entry) { return entry.second.connected; });
+  if (!subscription->has_patterns || first == brokers_.end()) {
+    done();
+    return;
+  }
+  const auto left = std::make_shared<std::size_t>(1);
+  const auto one_done = patiently(done, left);
+  v1::TopicsRequest request;
+  request.add_prefixes(std::string(kNoTopic));
+  bus_.topics(first->first, request,
+              [subscription, one_done](const Result<v1::TopicsResponse>& response) {
+                if (response) {
+                  subscription->position.set_epoch(response->epoch());
+                  subscription->position.set_offset(response->events());
+                }
+                one_done();
+              });
+}
+
+// Puts in the place of each pattern of `since` the topics that have had events since then.
+void Hub::resolve(const SubscriptionPtr& subscription, const v1::SubscribeRequest& request,
+                  Done done) {
+  auto replay =
+      std::make_shared<Replay>(Replay{subscription, request, std::move(done), {}, {}, {}});
+  replay->request.clear_since();
+  using Answers = std::map<std::string, std::map<std::size_t, v1::TopicsResponse>>;
+  const auto answers = std::make_shared<Answers>();
+  const auto left = std::make_shared<std::size_t>(1);
+  const auto one_done = patiently(
+      [this, alive = alive_, replay, answers, request] {
+        if (!*alive) {
+          return;
+        }
+        for (const auto& [pattern, of_brokers] : *answers) {
+          resolve_pattern(*replay, pattern, request.since().at(pattern), of_brokers);
+        }
+        this->replay(replay);
+      },
+      left);
+  for (const auto& [topic, since] : request.since()) {
+    if (!is_pattern(topic)) {
+      (*replay->request.mutable_since())[topic] = since;
+      continue;
+    }
+    (*answers)[topic];
+    v1::TopicsRequest ask;
+    ask.add_prefixes(glob_prefix(topic));
+    ask.set_epoch(since.epoch());
+    ask.set_after(since.offset());
+    for (const auto& [index, broker] : brokers_) {
+      if (broker.connected) {
+        ++*left;
+        bus_.topics(index, ask,
+                    [answers, one_done, index = index,
+                     topic = topic](const Result<v1::TopicsResponse>& response) {
+                      if (response) {
+                        (*answers)[topic][index] = *response;
+                      }
+                      one_done();
+                    });
+      }
+    }
+  }
+  one_done();
+}
+
+// One position cannot say which of another broker's events the client has seen.
+void Hub::resolve_pattern(Replay& replay, const std::string& pattern, const v1::Position& since,
+                          const std::map<std::size_t, v1::TopicsResponse>& answers) const {
+  const auto named = std::find_if(answers.begin(), answers.end(), [&](const auto& entry) {
+    return entry.second.epoch() == since.epoch();
+  });
+  bool sure = named != answers.end();
+  if (!sure && answers.size() != 1) {
+    replay.unsure.push_back(pattern);
+    return;
+  }
+  const std::size_t index = sure ? named->first : answers.begin()->first;
+  auto& topics = *replay.request.mutable_since();
+  for (const auto& [broker, answer] : answers) {
+    sure = sure && !answer.more();
+    for (const v1::TopicPosition& position : answer.topics()) {
+      const std::string& topic = position.topic();
+      if (!glob_match(pattern, topic) || topic.starts_with(kProbePrefix)) {
+        continue;
+      }
+      if (broker != index) {
+        sure = sure && topic.starts_with(kBrokersOwn);
+        continue;
+      }
+      if (topics.contains(topic)) {
+        continue;
+      }
+      if (static_cast<std::size_t>(topics.size()) >= kMaxSince) {
+        sure = false;
+        break;
+      }
+      const bool same_epoch = answer.epoch() == since.epoch();
+      topics[topic].set_epoch(answer.epoch());
+      topics[topic].set_offset(same_epoch ? position.before() : position.base());
+      if (same_epoch && position.forgotten()) {
+        replay.unsure.push_back(topic);
+      }
+    }
+  }
+  if (!sure) {
+    replay.unsure.push_back(pattern);
+  }
 }
 
 void Hub::survey(const SubscriptionPtr& subscription, const std::function<void()>& done) {

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+from harness.client import Client
 from harness.fault_proxy import FaultProxy
 from harness.system import PATIENCE, SOURCE_DIR
 
@@ -52,6 +53,64 @@ async def test_python_client(system):
             await sleeper.cancel()
             assert (await sleeper.result())["status"] == "cancelled"
         assert proxy.cuts > 2
+
+
+TOPICS = ["user.named"] + [f"user.{n}" for n in range(150)]
+
+
+async def publish_while_cut(system, proxy, subscribed):
+    """An event of each topic, most of them while the subscriber has no connection."""
+    async with Client(system) as publisher:
+        while not subscribed():
+            await publisher.call("events.publish", {"topic": "user.ready", "data": {}})
+            await asyncio.sleep(0.05)
+        for n, topic in enumerate(TOPICS):
+            if n % 10 == 0:
+                proxy.cut()
+                await asyncio.sleep(n % 3 * 0.02)
+            await publisher.call("events.publish", {"topic": topic, "data": {}})
+
+
+async def test_python_client_misses_no_event(system):
+    async with proxied(system) as proxy:
+        async with runbus_client.Client(f"ws://127.0.0.1:{proxy.listen[2]}/ws", system.token) as client:
+            seen, subscribed = [], asyncio.Event()
+
+            async def watch():
+                async for event in client.subscribe(["user.*", "user.named"]):
+                    if event.topic == "user.ready":
+                        subscribed.set()
+                        continue
+                    seen.append(("event" if isinstance(event, runbus_client.Event) else "lagged", event.topic))
+                    if len(seen) == len(TOPICS):
+                        return
+
+            watcher = asyncio.create_task(watch())
+            await publish_while_cut(system, proxy, subscribed.is_set)
+            await asyncio.wait_for(watcher, PATIENCE)
+        assert sorted(seen) == sorted(("event", topic) for topic in TOPICS)
+        assert proxy.cuts > 10
+
+
+async def test_typescript_client_misses_no_event(system):
+    async with proxied(system) as proxy:
+        process = await asyncio.create_subprocess_exec(
+            "node", str(SOURCE_DIR / "tests/integration/clients/our_events.mjs"),
+            env={**os.environ, "RUNBUS_URL": f"ws://127.0.0.1:{proxy.listen[2]}/ws", "RUNBUS_TOKEN": system.token,
+                 "COUNT": str(len(TOPICS))},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            ready = asyncio.create_task(process.stdout.readline())
+            await publish_while_cut(system, proxy, ready.done)
+            out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode == 0, err.decode()
+        assert sorted(map(tuple, json.loads(out.splitlines()[-1]))) == sorted(("event", topic) for topic in TOPICS)
+        assert proxy.cuts > 10
 
 
 async def test_typescript_client(system):

@@ -136,6 +136,34 @@ TEST_F(CoreEvents, ListsTheTopicsThatHadEventsSinceItWasAsked) {
   EXPECT_EQ(history("user.c", 0).base(), 2U);
 }
 
+TEST_F(CoreEvents, SaysWhichEventsOfATopicCameSinceThen) {
+  const auto places = [this](std::uint64_t after) {
+    v1::TopicsRequest request;
+    request.set_epoch(core->epoch());
+    request.set_after(after);
+    const auto response = ask<v1::TopicsResponse>("bus.topics", request);
+    std::vector<std::string> found;
+    for (const v1::TopicPosition& position : response.topics()) {
+      found.push_back(position.topic() + " " + std::to_string(position.before()) +
+                      (position.forgotten() ? " forgotten" : ""));
+    }
+    return found;
+  };
+  CoreOptions options;
+  options.history_events = 2;
+  start(options);
+  attach();
+  for (const char* topic : {"user.a", "user.b", "user.a", "user.a"}) {
+    publish(topic);
+  }
+  using Places = std::vector<std::string>;
+  EXPECT_EQ(places(3), Places{"user.a 2"});
+  EXPECT_EQ(places(2), Places{"user.a 1 forgotten"}) << "its first may have come later";
+  EXPECT_EQ(places(1), (Places{"user.a 1 forgotten", "user.b 0"}));
+  publish("user.a");
+  EXPECT_EQ(places(3), Places{"user.a 2 forgotten"});
+}
+
 TEST_F(CoreEvents, ListsABoundedNumberOfTopics) {
   for (int i = 0; i < 1025; ++i) {
     publish("user." + std::to_string(i));

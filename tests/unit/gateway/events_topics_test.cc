@@ -162,5 +162,111 @@ TEST_F(HubTopicsTest, NobodyAsksForTopicsThatAreNamed) {
   EXPECT_THAT(history.asked_for_topics, SizeIs(asked));
 }
 
+// What a client says to go on where its connection broke.
+class HubPlacesTest : public HubTopicsTest {
+ protected:
+  HubPlacesTest() { history.listed[0].set_events(7); }
+  void say_topic(const std::string& topic, std::uint64_t before, std::uint64_t last_offset,
+                 bool forgotten = false) {
+    v1::TopicPosition& position = *history.listed[0].add_topics();
+    position.set_topic(topic);
+    position.set_before(before);
+    position.set_forgotten(forgotten);
+    position.set_last(last_offset);
+  }
+  void subscribe_since(const std::vector<std::pair<std::string, std::uint64_t>>& places,
+                       const std::string& of = "e1") {
+    v1::SubscribeRequest request;
+    request.add_topics("t*");
+    for (const auto& [topic, offset] : places) {
+      (*request.mutable_since())[topic].set_epoch(of);
+      (*request.mutable_since())[topic].set_offset(offset);
+    }
+    HubTest::subscribe(request, sink);
+  }
+};
+
+TEST_F(HubPlacesTest, TheAnswerSaysWhereANamedTopicStands) {
+  history.stands["t"].set_epoch("e1");
+  history.stands["t"].set_offset(3);
+  subscribe("t");
+  EXPECT_EQ(last.positions().at("t").epoch(), "e1");
+  EXPECT_EQ(last.positions().at("t").offset(), 3U);
+}
+
+TEST_F(HubPlacesTest, WhichIsBeforeWhatIsStillToBeGiven) {
+  history.stands["t"].set_epoch("e1");
+  history.stands["t"].set_offset(3);
+  confirm = false;
+  bool answered = false;
+  v1::SubscribeRequest request;
+  request.add_topics("t");
+  hub.subscribe(sink, request, [&](const Result<v1::SubscribeResponse>& response) {
+    answered = true;
+    last = *response;
+  });
+  hub.on_event(0, event("t", 3));
+  hub.on_event(0, event("t", 4));
+  ASSERT_TRUE(until([&] { return answered; }));
+  EXPECT_EQ(last.positions().at("t").offset(), 2U);
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":3"), HasSubstr("\"offset\":4")));
+}
+
+TEST_F(HubPlacesTest, TheAnswerSaysWhereAPatternStands) {
+  subscribe("t*");
+  EXPECT_EQ(last.positions().at("t*").epoch(), "e1");
+  EXPECT_EQ(last.positions().at("t*").offset(), 7U);
+}
+
+TEST_F(HubPlacesTest, TopicsThatAreNewAreReplayed) {
+  say_topic("t1", 0, 2);
+  say_topic("x1", 0, 2);
+  remembered = {event("t1", 1), event("t1", 2)};
+  subscribe_since({{"t*", 7}});
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":1"), HasSubstr("\"offset\":2")));
+  EXPECT_EQ(last.positions().at("t1").offset(), 2U);
+}
+
+TEST_F(HubPlacesTest, AndOfOthersWhatCameSince) {
+  say_topic("t1", 3, 5);
+  say_topic("t2", 3, 5);
+  remembered = {event("t1", 3), event("t1", 4), event("t1", 5), event("t2", 4), event("t2", 5)};
+  subscribe_since({{"t*", 7}, {"t2", 4}});
+  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":4"), HasSubstr("\"offset\":5"),
+                                       testing::AllOf(HasSubstr("t2"), HasSubstr("\"offset\":5"))));
+}
+
+TEST_F(HubPlacesTest, WhatTheBrokerHasForgottenIsTold) {
+  say_topic("t1", 4, 5, true);
+  remembered = {event("t1", 5)};
+  subscribe_since({{"t*", 7}});
+  EXPECT_THAT(sink.take(), ElementsAre(testing::AllOf(HasSubstr("events.lagged"), HasSubstr("t1")),
+                                       HasSubstr("\"offset\":5")));
+}
+
+TEST_F(HubPlacesTest, OfABrokerThatIsNewAllIsReplayed) {
+  say_topic("t1", 0, 1);
+  remembered = {event("t1", 1)};
+  subscribe_since({{"t*", 7}}, "gone");
+  EXPECT_THAT(sink.take(), ElementsAre(testing::AllOf(HasSubstr("events.lagged"), HasSubstr("t*")),
+                                       HasSubstr("\"offset\":1")));
+}
+
+TEST_F(HubPlacesTest, OfAnotherBrokerNothingIsCertain) {
+  std::vector<std::string> others;
+  say(1, {{"t1", 5}});
+  hub.on_broker(1, std::make_unique<test::FakeFeed>(others));
+  subscribe_since({{"t*", 7}});
+  EXPECT_THAT(sink.take(),
+              ElementsAre(testing::AllOf(HasSubstr("events.lagged"), HasSubstr("t*"))));
+}
+
+TEST_F(HubPlacesTest, APatternHasToBeOneOfTheTopics) {
+  v1::SubscribeRequest request;
+  request.add_topics("t*");
+  (*request.mutable_since())["t1*"].set_epoch("e1");
+  EXPECT_THAT(HubTest::subscribe(request, sink), HasSubstr("since"));
+}
+
 }  // namespace
 }  // namespace runbus::gateway

@@ -6,8 +6,9 @@ import dataclasses
 from runbus_client.errors import ConnectionLost
 
 _MAX_WAITING = 2048
-# Topics whose position is remembered; the least recent is forgotten first.
-_MAX_TOPICS = 1024
+# Topics whose position is remembered; the least recent is forgotten first. A gateway takes 1024, with those of the
+# subscription itself.
+_MAX_TOPICS = 960
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Lagged:
 
 async def follow(client, topics, since=None):
     positions = dict(since or {})
+    places = {}  # of `topics`; of a pattern, for the topics that it matches and no event has named
     while True:
         connection = await client.connection()
         waiting = asyncio.Queue(_MAX_WAITING)
@@ -36,9 +38,13 @@ async def follow(client, topics, since=None):
             await waiting.put((method, params))
 
         try:
-            answer = await connection.call("events.subscribe", {"topics": list(topics), "since": positions})
+            answer = await connection.call("events.subscribe", {"topics": list(topics), "since": {**places, **positions}})
         except ConnectionLost:
             continue
+        for topic in topics:
+            place = answer["positions"].get(topic)
+            if place and place["epoch"] != places.get(topic, {}).get("epoch"):
+                places[topic] = place
         await connection.on_event(answer["subscription"], on_event)
         while True:
             taker = asyncio.create_task(waiting.get())
@@ -53,6 +59,8 @@ async def follow(client, topics, since=None):
                 continue
             positions.pop(topic, None)
             positions[topic] = {"epoch": params["epoch"], "offset": int(params["offset"])}
+            if topic in places:
+                places[topic] = positions.pop(topic)
             if len(positions) > _MAX_TOPICS:
                 positions.pop(next(iter(positions)))
             yield Event(topic, params["epoch"], int(params["offset"]), params["data"])

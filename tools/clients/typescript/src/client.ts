@@ -30,7 +30,8 @@ const REPEATABLE = new Set([
   "execute.list", "execute.languages", "execute.cancel", "session.open", "session.info", "session.list", "session.close",
   "bus.workers", "bus.services", "bus.stats", "connection.ping", "connection.info", "rpc.discover", "events.unsubscribe",
 ]);
-const MAX_TOPICS = 1024;
+// Topics whose position is remembered. A gateway takes 1024, with those of the subscription itself.
+const MAX_TOPICS = 960;
 const MAX_WAITING_EVENTS = 10_000;
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -126,12 +127,21 @@ export class Client {
   /** Events as they come, across reconnections; what was missed is replayed, or said. */
   async *subscribe(topics: string[], since: Record<string, Position> = {}): AsyncGenerator<Event> {
     const positions = new Map(Object.entries(since));
+    // Of `topics`; of a pattern, for the topics that it matches and no event has named.
+    const places = new Map<string, Position>();
     while (!this.closed) {
       const connection = await this.connection();
       let subscription: string;
       try {
-        const answer = await connection.call("events.subscribe", { topics, since: Object.fromEntries(positions) });
+        const answer = await connection.call("events.subscribe", { topics, since: Object.fromEntries([...places, ...positions]) });
         subscription = (answer as { subscription: string }).subscription;
+        const answered = (answer as { positions?: Record<string, Position> }).positions ?? {};
+        for (const topic of topics) {
+          const place = answered[topic];
+          if (place !== undefined && place.epoch !== places.get(topic)?.epoch) {
+            places.set(topic, place);
+          }
+        }
       } catch (error) {
         if (error instanceof ConnectionLost && !this.closed) {
           continue;
@@ -155,7 +165,7 @@ export class Client {
           }
           const position = { epoch: String(params["epoch"]), offset: Number(params["offset"]) };
           positions.delete(topic);
-          positions.set(topic, position);
+          (places.has(topic) ? places : positions).set(topic, position);
           if (positions.size > MAX_TOPICS) {
             positions.delete(positions.keys().next().value as string);
           }
