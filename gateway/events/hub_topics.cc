@@ -42,7 +42,10 @@ void Hub::note_position(const SubscriptionPtr& subscription, const std::function
   v1::TopicsRequest request;
   request.add_prefixes(std::string(kNoTopic));
   bus_.topics(first->first, request,
-              [subscription, one_done](const Result<v1::TopicsResponse>& response) {
+              [subscription, one_done, alive = alive_](const Result<v1::TopicsResponse>& response) {
+                if (!*alive) {
+                  return;
+                }
                 if (response) {
                   subscription->position.set_epoch(response->epoch());
                   subscription->position.set_offset(response->events());
