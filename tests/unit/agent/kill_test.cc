@@ -128,8 +128,12 @@ TEST(AgentAsPid1, SurvivesAProgramThatKillsEverything) {
   EXPECT_EQ(term.exited.code(), 4);
   // Before its helper is killed too, which else may not have come to say so.
   EXPECT_EQ(attach_and_read(client, "bystander").exited.signal(), SIGTERM);
-  const Stream killed =
-      run(client, shell_execution("kill", "sleep 1000 & kill -KILL -1; sleep 1000"));
+  // Not before its helper has said that it runs.
+  v1::Spawn kill = shell_execution("kill", "read x; sleep 1000 & kill -KILL -1; sleep 1000");
+  kill.mutable_steps(0)->set_takes_input(true);
+  ASSERT_TRUE(client.spawn(kill).has_done());
+  ASSERT_TRUE(client.input("kill", "now\n", true).has_input_taken());
+  const Stream killed = attach_and_read(client, "kill");
   EXPECT_EQ(killed.exited.signal(), SIGKILL);
   // Nothing is left but the agent, and this run's helper and shell.
   const Stream after =
