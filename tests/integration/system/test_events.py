@@ -154,6 +154,8 @@ async def test_the_first_events_of_a_new_broker_arrive(system):
             last.remove(params["topic"])
         topics = [params["topic"] for method, params in subscriber.notifications if method == "events.event"]
         assert len(topics) == len(set(topics))
+        while not (await publisher.call("bus.workers"))["workers"]:  # for the tests after this
+            await asyncio.sleep(0.05)
 
 
 async def test_workers_come_and_go_as_events(system):
