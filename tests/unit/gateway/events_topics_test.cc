@@ -232,8 +232,13 @@ TEST_F(HubPlacesTest, AndOfOthersWhatCameSince) {
   say_topic("t2", 3, 5);
   remembered = {event("t1", 3), event("t1", 4), event("t1", 5), event("t2", 4), event("t2", 5)};
   subscribe_since({{"t*", 7}, {"t2", 4}});
-  EXPECT_THAT(sink.take(), ElementsAre(HasSubstr("\"offset\":4"), HasSubstr("\"offset\":5"),
-                                       testing::AllOf(HasSubstr("t2"), HasSubstr("\"offset\":5"))));
+  // In order within a topic.
+  std::map<std::string, std::vector<std::string>> given;
+  for (const std::string& frame : sink.take()) {
+    given[frame.find("\"t1\"") == std::string::npos ? "t2" : "t1"].push_back(frame);
+  }
+  EXPECT_THAT(given["t1"], ElementsAre(HasSubstr("\"offset\":4"), HasSubstr("\"offset\":5")));
+  EXPECT_THAT(given["t2"], ElementsAre(HasSubstr("\"offset\":5")));
 }
 
 TEST_F(HubPlacesTest, WhatTheBrokerHasForgottenIsTold) {
