@@ -34,10 +34,11 @@ void Core::on_builtin(Peer& gateway, const zmq::message_t& body) {
     answer = wire::encode(history_.read(request));
   } else if (method == "bus.topics") {
     v1::TopicsRequest request;
-    if (!request.ParseFromArray(body.data(), static_cast<int>(body.size())) ||
-        request.prefixes_size() > kMaxPrefixes) {
+    const bool readable = request.ParseFromArray(body.data(), static_cast<int>(body.size()));
+    if (!readable || request.prefixes_size() > kMaxPrefixes) {
       answer_error(gateway, header_.call_id(),
-                   make_error(ErrorCode::kInvalidParams, "the request cannot be read"));
+                   make_error(ErrorCode::kInvalidParams,
+                              readable ? "prefixes: more than 64" : "the request cannot be read"));
       return;
     }
     answer = wire::encode(history_.list(request));

@@ -95,10 +95,7 @@ void Hub::on_event(std::size_t index, const v1::Event& event) {
   if (is_hidden(index, topic)) {
     return;
   }
-  const auto& topics = brokers_[index].topics;
-  if (!topics.contains(topic) &&
-      std::none_of(subscriptions_.begin(), subscriptions_.end(),
-                   [&](const SubscriptionPtr& one) { return one->sink && one->matches(topic); })) {
+  if (!brokers_[index].topics.contains(topic) && !is_wanted(topic)) {
     return;
   }
   TopicLog* const log = log_of(index, topic);

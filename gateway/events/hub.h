@@ -54,9 +54,8 @@ struct HubOptions {
 // `events.lagged`, and so is what a slow subscriber could not be given. The last event of a topic
 // shows no gap when it is missing: once the topic is quiet the broker is asked. Nor does the only
 // event of a topic that nobody has named: while a subscription has a pattern, the broker is asked
-// every two seconds which topics have had events. A subscription's
-// reply goes out once every broker sends it events, so that what is published after the reply
-// arrives.
+// every two seconds which topics have had events. A subscription's reply goes out once every broker
+// sends it events, so that what is published after the reply arrives.
 class Hub {
  public:
   Hub(boost::asio::io_context& io, HubBus& bus, std::string peer_id, HubOptions options = {});
@@ -158,9 +157,10 @@ class Hub {
   void take_topics(std::size_t broker, const v1::TopicsResponse& response);
   void check_topics();
   void arm_topics();
+  bool is_wanted(std::string_view topic) const;
   bool is_new_topic(std::size_t broker, std::string_view topic) const;
   bool is_hidden(std::size_t broker, std::string_view topic) const;
-  // Calls `done` once all of what was asked for have called the first, or the patience is over.
+  // Calls `done` once: when what it returns was called `left` times, or the patience is over.
   std::function<void()> patiently(std::function<void()> done,
                                   const std::shared_ptr<std::size_t>& left);
   TopicLog* log_of(std::size_t broker, const std::string& topic);

@@ -21,6 +21,12 @@ bool Hub::is_hidden(std::size_t index, std::string_view topic) const {
   return topic.starts_with(kProbePrefix) || (topic.starts_with(kBrokersOwn) && !is_first(index));
 }
 
+bool Hub::is_wanted(std::string_view topic) const {
+  return std::any_of(subscriptions_.begin(), subscriptions_.end(), [topic](const auto& one) {
+    return one->sink != nullptr && one->matches(topic);
+  });
+}
+
 // Whether a topic that is not known has come to be since somebody follows all that are like it.
 bool Hub::is_new_topic(std::size_t index, std::string_view topic) const {
   return !topic.starts_with(kBrokersOwn) &&
@@ -29,7 +35,8 @@ bool Hub::is_new_topic(std::size_t index, std::string_view topic) const {
          });
 }
 
-// Before the subscription begins, so that nothing that it is not given has an earlier place.
+// Before the subscription begins: every event that is behind this place is given to it, or can be
+// asked for from here.
 void Hub::note_position(const SubscriptionPtr& subscription, const std::function<void()>& done) {
   const auto first = std::find_if(brokers_.begin(), brokers_.end(),
                                   [](const auto& entry) { return entry.second.connected; });
@@ -213,10 +220,8 @@ void Hub::take_topics(std::size_t index, const v1::TopicsResponse& response) {
   broker.events = response.events();
   for (const v1::TopicPosition& position : response.topics()) {
     const std::string& topic = position.topic();
-    const bool wanted =
-        std::any_of(subscriptions_.begin(), subscriptions_.end(),
-                    [&](const auto& one) { return one->sink != nullptr && one->matches(topic); });
-    TopicLog* const log = wanted && !is_hidden(index, topic) ? log_of(index, topic) : nullptr;
+    const bool followed = is_wanted(topic) && !is_hidden(index, topic);
+    TopicLog* const log = followed ? log_of(index, topic) : nullptr;
     if (log != nullptr) {
       log->begin(response.epoch(), is_new_topic(index, topic) ? position.base() : position.last());
       log->compare(response.epoch(), position.last());
