@@ -50,6 +50,9 @@ void PendingCall::move_to(BusPort* port) {
   port_ = port;
   if (port_ != nullptr) {
     wait_until_ = kNever;
+    if (has_hole()) {  // the CALL asks for it
+      hole_until_ = now() + host_.patience().hole;
+    }
     send_call();
   } else {
     wait_until_ = now() + (sent_once_ ? host_.patience().reconnect : host_.patience().no_broker);
@@ -168,9 +171,8 @@ void PendingCall::accepted(const v1::Header& header) {
 bool PendingCall::in_order(std::uint64_t sequence, std::size_t bytes) {
   if (sequence == sequence_ + 1) {
     sequence_ = sequence;
-    if (hole_) {
-      hole_ = false;
-      retry_at_ = kNever;
+    if (has_hole()) {
+      hole_until_ = kNever;
       schedule();
     }
     return true;
@@ -185,9 +187,8 @@ bool PendingCall::in_order(std::uint64_t sequence, std::size_t bytes) {
     }
     return false;
   }
-  if (!hole_) {
-    hole_ = true;
-    recover(make_error(ErrorCode::kWorkerLost, "a part of the answer was lost"));
+  if (!has_hole()) {
+    ask_for_the_missing();
   }
   return false;
 }
@@ -269,31 +270,52 @@ void PendingCall::failed(const v1::Header& header, std::string_view body) {
   }
 }
 
+// Its worker is gone: another one goes on, should there be one.
 void PendingCall::recover(Error error) {
-  if (++losses_ > host_.patience().max_losses) {
-    send_control(v1::CANCEL, {});
-    end_with(error);
+  if (!may_lose_again(error)) {
     return;
   }
   begun_ = true;  // a broker takes a call that it saw end only when it is to be resumed
-  if (!hole_) {
-    // Another worker starts to count bytes again; what the observer still holds is taken off its
-    // window.
-    worker_id_.clear();
-    state_ = State::kSent;
-    received_ = 0;
-    granted_ = request_.window - std::min(unconsumed_, request_.window);
-    if (!loss_) {
-      recover_until_ = now() + host_.patience().recovery;
-    }
-    loss_ = std::move(error);
-  } else {
-    retry_at_ = now() + host_.patience().hole;
+  // Another worker starts to count bytes again; what the observer still holds is taken off its
+  // window. What had been missing is a part of what it sends.
+  worker_id_.clear();
+  hole_until_ = kNever;
+  state_ = State::kSent;
+  received_ = 0;
+  granted_ = request_.window - std::min(unconsumed_, request_.window);
+  if (!loss_) {
+    recover_until_ = now() + host_.patience().recovery;
   }
+  loss_ = std::move(error);
   if (port_ != nullptr) {
     send_call();
   }
   schedule();
+}
+
+// Its worker sends again all that was not acknowledged.
+void PendingCall::ask_for_the_missing() {
+  begun_ = true;
+  hole_until_ = now() + host_.patience().hole;
+  // A CALL that waits for a broker, or for room on the way there, asks as well: no further loss.
+  const bool waits = port_ == nullptr || retry_at_ != kNever;
+  if (!waits) {
+    if (!may_lose_again(make_error(ErrorCode::kWorkerLost, "a part of the answer was lost"))) {
+      return;
+    }
+    send_call();
+  }
+  schedule();
+}
+
+// Counts a loss; ends the call when there were too many in a row.
+bool PendingCall::may_lose_again(const Error& error) {
+  if (++losses_ <= host_.patience().max_losses) {
+    return true;
+  }
+  send_control(v1::CANCEL, {});
+  end_with(error);
+  return false;
 }
 
 void PendingCall::on_link_up(BusPort& port) {
@@ -375,16 +397,14 @@ void PendingCall::on_time(TimePoint time) {
   } else if (time >= wait_until_) {
     end_with(sent_once_ ? make_error(ErrorCode::kConnection, "the bus cannot be reached")
                         : make_error(ErrorCode::kUnavailable, "no broker is connected"));
+  } else if (time >= hole_until_) {
+    ask_for_the_missing();
   } else if (time >= retry_at_) {
     retry_at_ = kNever;
-    if (hole_) {
-      recover(make_error(ErrorCode::kWorkerLost, "a part of the answer was lost"));
-    } else if (port_ != nullptr) {
+    if (port_ != nullptr) {
       send_call();
     }
-    if (!ended()) {
-      schedule();
-    }
+    schedule();
   } else {
     schedule();
   }
@@ -392,7 +412,8 @@ void PendingCall::on_time(TimePoint time) {
 
 void PendingCall::schedule() {
   if (!ended()) {
-    host_.schedule(*this, std::min({backstop_, wait_until_, retry_at_, cancel_until_}));
+    host_.schedule(*this,
+                   std::min({backstop_, wait_until_, retry_at_, hole_until_, cancel_until_}));
   }
 }
 

@@ -109,6 +109,9 @@ class PendingCall : public std::enable_shared_from_this<PendingCall> {
   // Whether a message with this sequence is the next one; asks again for what is missing.
   bool in_order(std::uint64_t sequence, std::size_t bytes);
   void recover(Error error);
+  void ask_for_the_missing();
+  bool may_lose_again(const Error& error);
+  bool has_hole() const { return hole_until_ != TimePoint::max(); }
   void grant();
   void move_to(BusPort* port);
   void schedule();
@@ -123,8 +126,7 @@ class PendingCall : public std::enable_shared_from_this<PendingCall> {
   BusPort* port_ = nullptr;
   bool sent_once_ = false;
   bool cancelled_ = false;
-  bool begun_ = false;  // a worker had it: from now on it is resumed
-  bool hole_ = false;
+  bool begun_ = false;         // a worker had it: from now on it is resumed
   bool replayed_ = false;      // the worker is not the first, and began at the beginning
   std::optional<Error> loss_;  // set from the loss of the worker until another one has begun
   int losses_ = 0;
@@ -144,6 +146,7 @@ class PendingCall : public std::enable_shared_from_this<PendingCall> {
   TimePoint wait_until_ = TimePoint::max();
   TimePoint retry_at_ = TimePoint::max();
   TimePoint recover_until_ = TimePoint::max();
+  TimePoint hole_until_ = TimePoint::max();  // set while a part of the answer is missing
   TimePoint cancel_until_ = TimePoint::max();
 };
 

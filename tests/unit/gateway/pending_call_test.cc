@@ -18,10 +18,10 @@ using testing::IsEmpty;
 CallPatience quick() {
   CallPatience patience;
   patience.no_broker = std::chrono::milliseconds(30);
-  patience.reconnect = std::chrono::milliseconds(60);
+  patience.reconnect = std::chrono::milliseconds(500);
   patience.recovery = std::chrono::milliseconds(100);
   patience.recovery_retry = std::chrono::milliseconds(5);
-  patience.hole = std::chrono::milliseconds(20);
+  patience.hole = std::chrono::milliseconds(5);
   patience.cancel = std::chrono::milliseconds(20);
   patience.backstop = std::chrono::milliseconds(5);
   return patience;
@@ -80,6 +80,10 @@ class PendingCallTest : public testing::Test {
     header.set_offset(offset);
     zmq::message_t message(body);
     bus.client.on_message(bus.port, header, message);
+  }
+  void pass_longer_than_a_hole_is_waited_for() {
+    bus.io.restart();
+    bus.io.run_for(quick().hole + std::chrono::milliseconds(1));
   }
   bool ended() {
     return bus.run_until([this] { return seen->ends > 0; });
@@ -141,6 +145,79 @@ TEST_F(PendingCallTest, GivesUpOnAHoleThatIsNeverFilled) {
   ASSERT_TRUE(ended());
   EXPECT_EQ(seen->error, ErrorCode::kWorkerLost);
   EXPECT_EQ(bus.port.count(v1::CALL), 5U);
+}
+
+TEST_F(PendingCallTest, WhatIsMissingComesFromAnotherWorkerWhenItsOwnIsGone) {
+  start();
+  const Sent call = bus.port.take(v1::CALL);
+  bus.accept(call);
+  item(call, 1, "a", 10);
+  item(call, 3, "c", 30);
+  EXPECT_EQ(bus.port.take(v1::CALL).header.worker_id(), "worker-1");
+  bus.error(call, ErrorCode::kWorkerLost);
+  const Sent again = bus.port.take(v1::CALL);
+  EXPECT_EQ(again.header.worker_id(), "") << "not the one that is gone";
+  EXPECT_EQ(again.header.resume().sequence(), 1U);
+  EXPECT_EQ(again.header.resume().offset(), 10U);
+  // Nobody is there for a while, which is longer than a hole is waited for.
+  int attempts = 0;
+  bus.port.on_send = [&](const Sent& sent) {
+    if (sent.header.kind() == v1::CALL && ++attempts < 10) {
+      bus.error(sent, ErrorCode::kUnavailable);
+    }
+  };
+  bus.error(again, ErrorCode::kUnavailable);
+  ASSERT_TRUE(bus.run_until([&] { return attempts == 10 || seen->ends > 0; }));
+  bus.accept(call, "worker-2");
+  item(call, 2, "b", 20);
+  item(call, 3, "c", 30);
+  say(call, v1::RESULT, 4, "end");
+  EXPECT_THAT(seen->items, ElementsAre("a", "b", "c"));
+  EXPECT_EQ(seen->result, "end");
+}
+
+TEST_F(PendingCallTest, AFullOutboxIsNoFurtherLossOfWhatIsMissing) {
+  start();
+  const Sent call = bus.port.take(v1::CALL);
+  bus.accept(call);
+  bus.port.refusal = make_error(ErrorCode::kBusy);
+  item(call, 2, "b");
+  for (int i = 0; i < 120; ++i) {
+    pass_longer_than_a_hole_is_waited_for();
+  }
+  EXPECT_EQ(seen->ends, 0);
+  bus.port.refusal.reset();
+  EXPECT_TRUE(bus.run_until([this] { return bus.port.count(v1::CALL) > 0; }));
+}
+
+TEST_F(PendingCallTest, TheAbsenceOfTheBrokerIsNoFurtherLossOfWhatIsMissing) {
+  start();
+  const Sent call = bus.port.take(v1::CALL);
+  bus.accept(call);
+  item(call, 2, "b");
+  bus.port.take(v1::CALL);
+  for (int i = 0; i < 10; ++i) {
+    bus.port.up = false;
+    bus.client.on_disconnected(bus.port);
+    pass_longer_than_a_hole_is_waited_for();
+    bus.port.up = true;
+    bus.client.on_connected(bus.port);
+    EXPECT_TRUE(bus.port.take(v1::CALL).header.has_resume()) << i;
+  }
+  EXPECT_EQ(seen->ends, 0);
+}
+
+// What the worker that goes on said first was lost, and what it sends again may be.
+TEST_F(PendingCallTest, WhatIsMissingIsAskedForAgainAfterALossToo) {
+  start();
+  const Sent call = bus.port.take(v1::CALL);
+  bus.accept(call);
+  bus.error(call, ErrorCode::kWorkerLost);
+  bus.port.take(v1::CALL);
+  item(call, 2, "b");
+  bus.port.take(v1::CALL);
+  bus.accept(call, "worker-2");
+  EXPECT_TRUE(bus.run_until([this] { return bus.port.count(v1::CALL) > 0; }));
 }
 
 TEST_F(PendingCallTest, GrantsCreditInQuartersOfTheWindow) {
