@@ -22,8 +22,7 @@ namespace {
 // Where the helper's own descriptors are, above standard input, output and error.
 constexpr int kReports = 3;
 constexpr int kDirectory = 4;
-constexpr int kJob = 5;  // only where the plan has one
-constexpr int kFirstUnused = 6;
+constexpr int kFirstUnused = 5;
 
 void close_range(unsigned first, unsigned last) {
   if (::syscall(SYS_close_range, first, last, 0U) == 0) {
@@ -73,22 +72,20 @@ void report(HelperReport::Kind kind, int value) {
 // Moves the descriptors to their places, whatever numbers they had; the rest is closed.
 bool arrange_descriptors(const ProgramPlan& plan, int reports) {
   const int from[] = {plan.standard_input.get(), plan.standard_output.get(),
-                      plan.standard_error.get(), reports,
-                      plan.directory.get(),      plan.job.get()};
-  const int count = plan.job ? kFirstUnused : kJob;
+                      plan.standard_error.get(), reports, plan.directory.get()};
   int high[kFirstUnused];
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < kFirstUnused; ++i) {
     high[i] = ::fcntl(from[i], F_DUPFD_CLOEXEC, kFirstUnused);
     if (high[i] < 0) {
       return false;
     }
   }
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < kFirstUnused; ++i) {
     if (::dup3(high[i], i, i < kReports ? 0 : O_CLOEXEC) < 0) {
       return false;
     }
   }
-  close_from(static_cast<unsigned>(count));
+  close_from(kFirstUnused);
   return true;
 }
 
@@ -161,15 +158,6 @@ int try_candidates(const ProgramPlan& plan, const std::vector<char*>& arguments,
   return error;
 }
 
-void close_all_but_job(const ProgramPlan& plan) {
-  if (!plan.job || ::dup2(kJob, kJobDescriptor) < 0) {
-    close_from(kDirectory);
-    return;
-  }
-  close_range(kDirectory, kJobDescriptor - 1);
-  close_from(kJobDescriptor + 1);
-}
-
 [[noreturn]] void run_program(const ProgramPlan& plan, int exec_error) {
   const std::vector<char*> arguments = pointers(plan.arguments);
   const std::vector<char*> environment = pointers(plan.environment);
@@ -183,7 +171,7 @@ void close_all_but_job(const ProgramPlan& plan) {
     error = errno;
   } else {
     exec_error = kReports;
-    close_all_but_job(plan);
+    close_from(kDirectory);
     apply_limits(plan.limits);
     offer_to_oom_killer();
     reset_signals();
@@ -294,9 +282,6 @@ void run_helper(const ProgramPlan& plan, int reports, pid_t agent) {
   // The program's pipes must end when the program ends, not when we do.
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, kDirectory, exec_error[1]}) {
     ::close(fd);
-  }
-  if (plan.job) {
-    ::close(kJob);
   }
   int error = 0;
   ssize_t size = 0;

@@ -26,11 +26,7 @@ struct ProgramPlan {
   UniqueFd standard_input;
   UniqueFd standard_output;
   UniqueFd standard_error;
-  UniqueFd job;  // of a spare: becomes its descriptor kJobDescriptor; usually none
 };
-
-// Above what an interpreter opens for itself at its start, so that its numbers are as without it.
-inline constexpr int kJobDescriptor = 100;
 
 // The exit code of a program that could not be started, as shells have it.
 int exit_code_of_exec_error(int error);

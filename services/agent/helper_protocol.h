@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-// What the agent, the helpers of its runs and the spares of Python (python/) tell each other.
+// What the agent, the helpers of its runs and its spares (parent/) tell each other.
 namespace runbus::agent {
 
 // Fixed-size records in a pipe, from a helper to the agent.
@@ -30,7 +30,7 @@ struct ProcessLimit {
   std::uint32_t unused = 0;  // no byte of it is left to chance
 };
 
-// The head of what a spare of Python is told to become, in one message with four descriptors:
+// The head of what a spare is told to become, in one message with four descriptors:
 // standard input, output and error, and the working directory. The limits follow, then the strings:
 // the number of arguments and each of them, the number of variables and each of them, all ended by
 // a zero byte.

@@ -30,8 +30,8 @@ struct StartedRun {
 class WarmStarter {
  public:
   virtual ~WarmStarter() = default;
-  // Hands the plan to a spare of this name and fills in helper, program and reports of `run`, and
-  // its pipes where the spare has its own; false, and nothing done, when there is none.
+  // Hands the plan to a spare of this name and fills in helper, program and reports of `run`;
+  // false, and nothing done, when there is none.
   virtual bool try_spawn(const std::string& name, const ProgramPlan& plan, StartedRun& run) = 0;
   // Begins `wait` if no spare of this name is ready and one is being made; else false.
   virtual bool wait_for_spare(const std::string& name, SpareWait& wait,

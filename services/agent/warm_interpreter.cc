@@ -10,11 +10,9 @@
 #include <cerrno>
 #include <cstring>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
-
-#include "proto/support/executable_memory.h"
-#include "services/agent/python/embedded.h"
 
 namespace runbus::agent {
 namespace {
@@ -22,6 +20,8 @@ namespace {
 constexpr std::chrono::milliseconds kFirstDelay{100};
 // A new session's first run goes before the start of its interpreters.
 constexpr std::chrono::milliseconds kStartDelay{50};
+// From a run without a parent to the start of one; a cold run has started by then.
+constexpr std::chrono::milliseconds kMoment{500};
 constexpr std::chrono::milliseconds kLongestDelay{300'000};
 // From a start to "up": the interpreter's start and the imports.
 constexpr std::chrono::seconds kParentPatience{60};
@@ -35,8 +35,6 @@ constexpr std::chrono::milliseconds kWorthWaiting{250};
 constexpr std::chrono::seconds kRetry{1};
 // Without a run for so long, one spare is enough.
 constexpr std::chrono::seconds kIdle{10};
-constexpr int kScriptFd = 4;
-constexpr int kModuleFd = 5;
 
 // One message with descriptors; true when all of it was taken at once.
 bool send_with_descriptors(int socket, std::string_view bytes, std::span<const int> descriptors) {
@@ -56,13 +54,6 @@ bool send_with_descriptors(int socket, std::string_view bytes, std::span<const i
          static_cast<ssize_t>(bytes.size());
 }
 
-void append_list(std::string& job, const std::vector<std::string>& strings) {
-  job += std::to_string(strings.size()) + '\0';
-  for (const std::string& text : strings) {
-    job += text + '\0';
-  }
-}
-
 std::string make_job(const ProgramPlan& plan) {
   SpareJob head;
   std::string job(sizeof(head), '\0');
@@ -78,29 +69,22 @@ std::string make_job(const ProgramPlan& plan) {
   return job;
 }
 
-UniqueFd make_file(const char* name, std::string_view content) {
-  UniqueFd file = make_executable_memory(name);
-  if (file &&
-      ::write(file.get(), content.data(), content.size()) != static_cast<ssize_t>(content.size())) {
-    file.reset();
-  }
-  return file;
-}
-
 }  // namespace
 
 WarmInterpreter::WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm,
-                                 std::string home)
+                                 std::unique_ptr<WarmKind> kind)
     : loop_(loop),
       reaper_(reaper),
       warm_(warm),
-      home_(std::move(home)),
+      kind_(std::move(kind)),
       restart_timer_(loop),
       patience_(loop),
       refill_timer_(loop),
       idle_timer_(loop),
       restart_delay_(kFirstDelay) {
-  restart_timer_.after(kStartDelay, [this] { start(); });
+  if (kind_->starts_ahead()) {
+    restart_timer_.after(kStartDelay, [this] { start(); });
+  }
 }
 
 WarmInterpreter::~WarmInterpreter() {
@@ -127,19 +111,15 @@ void WarmInterpreter::start() {
   }
   control_.reset(ends[0]);
   const UniqueFd control(ends[1]);
-  const UniqueFd script = make_file("runbus-python", python_parent_script());
-  const UniqueFd module = make_file("runbus-python-module", python_module());
-  v1::Step step;
-  *step.mutable_argv() = warm_.argv();
-  step.add_argv("/proc/self/fd/" + std::to_string(kScriptFd));
-  step.add_argv(warm_.argv(0));
-  step.mutable_argv()->MergeFrom(warm_.preload());
-  *step.mutable_environment() = warm_.environment();
-  step.add_environment("LD_PRELOAD=/proc/self/fd/" + std::to_string(kModuleFd));
-  step.add_environment("LD_BIND_NOW=1");  // no spare shall look for a function
-  const UniqueFd usual = make_file("runbus-python-environment", usual_environment());
-  const std::array<int, 4> descriptors = {control.get(), script.get(), module.get(), usual.get()};
-  parent_ = script && module && usual ? start_service(plan_of(step), descriptors) : -1;
+  const std::optional<WarmKind::Parent> parent = kind_->make_parent();
+  parent_ = -1;
+  if (parent) {
+    std::vector<int> descriptors = {control.get()};
+    for (const UniqueFd& fd : parent->descriptors) {
+      descriptors.push_back(fd.get());
+    }
+    parent_ = start_service(parent->plan, descriptors);
+  }
   if (parent_ < 0) {
     parent_ = 0;
     control_.reset();
@@ -152,21 +132,6 @@ void WarmInterpreter::start() {
                            [this](std::uint32_t) { on_control(); })) {
     fail();
   }
-}
-
-// As in a job.
-std::string WarmInterpreter::usual_environment() const {
-  std::vector<std::string> lines(warm_.usual_environment().begin(),
-                                 warm_.usual_environment().end());
-  const auto place = std::find_if(lines.begin(), lines.end(), [](const std::string& line) {
-    return line.substr(0, line.find('=')) >= "HOME";
-  });
-  if (place == lines.end() || !place->starts_with("HOME=")) {
-    lines.insert(place, "HOME=" + home_);
-  }
-  std::string list;
-  append_list(list, lines);
-  return list;
 }
 
 // It says "up" once; more, or its end, is a failure.
@@ -387,6 +352,12 @@ void WarmInterpreter::forget(Slot& slot) {
 }
 
 bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
+  if (!kind_->suits(plan)) {
+    return false;
+  }
+  if (parent_ == 0 && !restart_timer_.armed()) {
+    restart_timer_.after(kMoment, [this] { start(); });
+  }
   const auto ready = std::find_if(slots_.begin(), slots_.end(),
                                   [](const Slot& slot) { return slot.state == State::kReady; });
   if (ready == slots_.end()) {

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <list>
-#include <string>
+#include <memory>
 
 #include "proto/support/unique_fd.h"
 #include "services/agent/event_loop.h"
@@ -13,11 +13,13 @@
 #include "services/agent/helper.h"
 #include "services/agent/reaper.h"
 #include "services/agent/spawner.h"
+#include "services/agent/warm_kind.h"
 #include "services/agent/warm_pool.h"
 
-// Spares of Python: a parent (python/parent.py), which forks helpers, and their slots.
+// Spares of an interpreter: a parent, which forks helpers (parent/serve.h), and their slots.
 //
-// A slot is a helper that serves one run after the other, each with a spare that it forks. It makes
+// A parent is the interpreter as it is before its script, with what most runs need made ahead. A
+// slot is a helper that serves one run after the other, each with a spare that it forks. It makes
 // its next spare once the run that took the last one has ended, so that making spares does not take
 // the processor from the runs that they are for; while that run goes on, another slot is made after
 // a moment.
@@ -36,8 +38,8 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   // With those for runs that wait.
   static constexpr std::size_t kMostSlots = 4;
 
-  // `home`: where programs live.
-  WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm, std::string home);
+  WarmInterpreter(EventLoop& loop, Reaper& reaper, const v1::Warm& warm,
+                  std::unique_ptr<WarmKind> kind);
   ~WarmInterpreter() override;
 
   const v1::Warm& warm() const override { return warm_; }
@@ -73,7 +75,6 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   };
 
   void start();
-  std::string usual_environment() const;
   void on_control();
   void fail();
   void restart_later();
@@ -98,7 +99,7 @@ class WarmInterpreter final : public WarmSource, private Reaper::Run {
   EventLoop& loop_;
   Reaper& reaper_;
   const v1::Warm warm_;
-  const std::string home_;
+  const std::unique_ptr<WarmKind> kind_;
   pid_t parent_ = 0;
   bool up_ = false;
   UniqueFd control_;

@@ -9,6 +9,7 @@
 
 #include "services/agent/warm_interpreter.h"
 #include "services/agent/warm_node.h"
+#include "services/agent/warm_python.h"
 
 namespace runbus::agent {
 
@@ -26,13 +27,15 @@ std::unique_ptr<WarmSource> WarmPool::make(const v1::Warm& warm) {
   if (warm.argv().empty() || !possible()) {
     return nullptr;
   }
+  std::unique_ptr<WarmKind> kind;
   if (warm.name() == "python") {
-    return std::make_unique<WarmInterpreter>(loop_, reaper_, warm, workspace_);
+    kind = make_warm_python(warm, workspace_);
+  } else if (warm.name() == "node") {
+    kind = make_warm_node(warm);
+  } else {
+    return nullptr;
   }
-  if (warm.name() == "node") {
-    return std::make_unique<WarmNode>(loop_, reaper_, warm);
-  }
-  return nullptr;
+  return std::make_unique<WarmInterpreter>(loop_, reaper_, warm, std::move(kind));
 }
 
 void WarmPool::configure(const google::protobuf::RepeatedPtrField<v1::Warm>& wanted) {

@@ -15,7 +15,7 @@
 // reports, the same rules for what it leaves behind. Each spare serves one run. Nothing depends on
 // a spare being there: without one the run starts cold, at once unless one is being made.
 //
-// Known interpreters: "python" (warm_interpreter.h) and "node" (warm_node.h). Others are ignored
+// Known interpreters: "python" and "node" (warm_interpreter.h, warm_kind.h). Others are ignored
 // (cold starts).
 namespace runbus::agent {
 

@@ -3,8 +3,6 @@
 #include <fcntl.h>
 #include <linux/stat.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -14,76 +12,18 @@
 #include <cstdint>
 #include <cstring>
 
-#include "services/agent/helper_protocol.h"
+#include "services/agent/parent/job.h"
 #include "services/agent/python/interpreter.h"
-#include "services/agent/python/messages.h"
 #include "services/agent/python/module.h"
 
 namespace runbus::agent {
 namespace {
 
-constexpr int kDirectory = 3;  // of a job's descriptors
 constexpr std::size_t kMostSource = 64 << 10;
 
-// A job's strings: `arguments` bytes of the arguments, then the environment.
-struct Strings {
-  std::size_t size = 0;
-  std::size_t arguments = 0;
-};
-char strings[kMaxSpareJob];
 char source[kMostSource];
 char path[PATH_MAX];
 char real_path[PATH_MAX];
-
-void apply_limits(const ProcessLimit* limits, std::uint32_t count) {
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const auto resource = static_cast<__rlimit_resource_t>(limits[i].resource);
-    rlimit limit{};
-    if (::getrlimit(resource, &limit) != 0) {
-      continue;
-    }
-    limit.rlim_max = limits[i].hard < limit.rlim_max ? limits[i].hard : limit.rlim_max;
-    limit.rlim_cur = limits[i].soft < limit.rlim_max ? limits[i].soft : limit.rlim_max;
-    ::setrlimit(resource, &limit);
-  }
-}
-
-void take_descriptors(const int* descriptors) {
-  for (int standard = 0; standard < kDirectory; ++standard) {
-    ::dup2(descriptors[standard], standard);
-  }
-  if (::fchdir(descriptors[kDirectory]) != 0) {
-    ::_exit(1);
-  }
-  close_range(kDirectory, INT_MAX);
-}
-
-// Waits for the job and becomes what it says as far as the kernel is concerned: descriptors,
-// directory, limits. Without a job the process ends.
-Strings receive_job(int job) {
-  const Message message = receive(job, strings, kMaxSpareJob, kDirectory + 1);
-  auto size = static_cast<std::size_t>(message.size);
-  SpareJob head;
-  while (size < sizeof(head) || (std::memcpy(&head, strings, sizeof(head)), size < head.size)) {
-    const ssize_t more = ::recv(job, strings + size, kMaxSpareJob - size, 0);
-    if (more <= 0 && errno != EINTR) {
-      ::_exit(0);
-    }
-    size += more > 0 ? static_cast<std::size_t>(more) : 0;
-  }
-  ProcessLimit limits[RLIM_NLIMITS];
-  const std::size_t strings_at = sizeof(head) + head.limits * sizeof(ProcessLimit);
-  if (head.limits > RLIM_NLIMITS || strings_at > size || head.arguments > size - strings_at) {
-    ::_exit(1);
-  }
-  take_descriptors(message.descriptors);
-  std::memcpy(limits, strings + sizeof(head), head.limits * sizeof(ProcessLimit));
-  apply_limits(limits, head.limits);
-  // From here on there is nothing of ours in it but the interpreter.
-  ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-  std::memmove(strings, strings + strings_at, size - strings_at);
-  return {size - strings_at, head.arguments};
-}
 
 // ---- the usual run --------------------------------------------------------------------------
 
@@ -109,13 +49,13 @@ const char* behind(const char* text, const char* end) {
 
 // The script, with the arguments behind it, of a job with the usual program and environment whose
 // script is a name in its directory. Null of any other.
-const char* usual_script(const Strings& job, const RunbusUsual& usual) {
-  const char* const end = strings + job.arguments;
+const char* usual_script(const Job& job, const RunbusUsual& usual) {
+  const char* const end = job_strings + job.arguments;
   if (job.arguments == 0 || end[-1] != '\0' || job.size - job.arguments != usual.environment_size ||
       std::memcmp(end, usual.environment, usual.environment_size) != 0) {
     return nullptr;
   }
-  const char* const program = behind(strings, end);  // behind the number of arguments
+  const char* const program = behind(job_strings, end);  // behind the number of arguments
   const char* const script = program < end ? behind(program, end) : end;
   const bool is_name = script < end && script[0] != '\0' && script[0] != '-' &&
                        std::strchr(script, '/') == nullptr && std::strcmp(script, ".") != 0 &&
@@ -191,7 +131,7 @@ ssize_t read_script(const char* script) {
   return size;
 }
 
-PyObject* to_python(const Strings& job, const RunbusUsual& usual) {
+PyObject* to_python(const Job& job, const RunbusUsual& usual) {
   const Kind input = kind_of(0);
   const char* const script = usual_script(job, usual);
   ssize_t size = -1;
@@ -201,9 +141,9 @@ PyObject* to_python(const Strings& job, const RunbusUsual& usual) {
     size = read_script(script);
   }
   if (size < 0) {
-    return PyBytes_FromStringAndSize(strings, static_cast<ssize_t>(job.size));
+    return PyBytes_FromStringAndSize(job_strings, static_cast<ssize_t>(job.size));
   }
-  const char* const end = strings + job.arguments;
+  const char* const end = job_strings + job.arguments;
   const char* const arguments = behind(script, end);
   return Py_BuildValue(
       "(NNNNNi)", PyBytes_FromStringAndSize(source, size), PyUnicode_DecodeFSDefault(path),
@@ -213,7 +153,9 @@ PyObject* to_python(const Strings& job, const RunbusUsual& usual) {
 
 }  // namespace
 
-PyObject* take_job(int job, const RunbusUsual& usual) { return to_python(receive_job(job), usual); }
+PyObject* take_job(int job, const RunbusUsual& usual) {
+  return to_python(receive_job(job, Descriptors::kAll), usual);
+}
 
 }  // namespace runbus::agent
 
@@ -230,7 +172,7 @@ extern "C" __attribute__((visibility("default"))) PyObject* runbus_rehearse(
       ::dup2(output[1], 1) < 0 || ::dup2(output[1], 2) < 0 || ::chdir("/proc/self/fd") != 0) {
     ::_exit(1);
   }
-  char* end = strings;
+  char* end = job_strings;
   const auto add = [&end](const void* text, std::size_t size) {
     std::memcpy(end, text, size);
     end += size;
@@ -240,8 +182,8 @@ extern "C" __attribute__((visibility("default"))) PyObject* runbus_rehearse(
   char digits[kMostDigits];
   const char* const name = to_decimal(source_file, digits);
   add(name, std::strlen(name) + 1);
-  const auto arguments = static_cast<std::size_t>(end - strings);
+  const auto arguments = static_cast<std::size_t>(end - job_strings);
   add(usual->environment, usual->environment_size);
   PyOS_AfterFork_Child();
-  return to_python({static_cast<std::size_t>(end - strings), arguments}, *usual);
+  return to_python({static_cast<std::size_t>(end - job_strings), arguments}, *usual);
 }

@@ -48,9 +48,9 @@ struct RunbusUsual {
   const char* site;  // a folder of modules; while it is there no run is usual
 };
 
-// Serves the agent on the socket `control` (warm_interpreter.h). Returns in the spares alone, when
+// Serves the agent (parent/serve.h). Returns in the spares alone, when
 // the job has come: as take_job() of job.h. The interpreter's own work around fork(2) is done.
-PyObject* runbus_serve(int control, const RunbusMemory* memory, const RunbusUsual* usual);
+PyObject* runbus_serve(const RunbusMemory* memory, const RunbusUsual* usual);
 
 // Forks a child that has a usual job with the source in the file `source_file`, without waiting for
 // one: returns there as runbus_serve() does in a spare. In the parent it returns the child's pid.

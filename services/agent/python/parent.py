@@ -20,7 +20,7 @@ import io
 import os
 import stat
 
-CONTROL, USUAL_ENVIRONMENT = 3, 6
+USUAL_ENVIRONMENT = 6
 PR_SET_DUMPABLE = 4
 LARGEST_JOB = 64 << 10
 REHEARSALS = 12
@@ -415,7 +415,7 @@ def main():
     memory = lay_out_memory(usual, made)
     gc.collect()  # which also gives back what the interpreter keeps of freed objects; at the end of a run that is copies of pages
     gc.freeze()
-    job = native.runbus_serve(CONTROL, ctypes.byref(memory), ctypes.byref(usual))
+    job = native.runbus_serve(ctypes.byref(memory), ctypes.byref(usual))
     # Here is a spare, with its job.
     if type(job) is tuple:
         finish(run_usual(made, *job), own_modules)

@@ -1,3 +1,5 @@
+#include "services/agent/parent/serve.h"
+
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -14,19 +16,12 @@
 #include <cstring>
 
 #include "services/agent/helper_protocol.h"
-#include "services/agent/python/interpreter.h"
-#include "services/agent/python/job.h"
-#include "services/agent/python/memory.h"
-#include "services/agent/python/messages.h"
-#include "services/agent/python/module.h"
+#include "services/agent/parent/messages.h"
 
-// Parent, helpers and what a spare does without the interpreter. Neither a parent nor a helper
-// touches the interpreter's memory once it serves: each page that they wrote would be copied, on
-// the way of a run's end.
+// Neither a parent nor a helper touches the interpreter's memory once it serves: each page that
+// they wrote would be copied, on the way of a run's end.
 namespace runbus::agent {
 namespace {
-
-constexpr int kControl = 3;
 
 void receive_descriptors(int socket, int* descriptors, int count) {
   char word[16];
@@ -109,7 +104,7 @@ void report_until_none_is_left(int pipe, pid_t spare) {
   }
 }
 
-void become_helper(int control) {
+void become_helper(int control, Descriptors which) {
   ::setsid();
   ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   ::signal(SIGCHLD, SIG_DFL);
@@ -117,10 +112,14 @@ void become_helper(int control) {
   ::sigfillset(&all);
   ::sigprocmask(SIG_SETMASK, &all, nullptr);
   ::dup2(control, kControl);
-  close_range(kControl + 1, INT_MAX);
+  if (which == Descriptors::kAll) {
+    close_range(kControl + 1, INT_MAX);
+  } else {
+    ::close(control);
+  }
 }
 
-void become_spare(int job, pid_t helper) {
+void become_spare(int job, int reports, pid_t helper, Descriptors which) {
   ::setsid();
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   if (::getppid() != helper) {
@@ -129,12 +128,17 @@ void become_spare(int job, pid_t helper) {
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  close_range(kControl, static_cast<unsigned>(job) - 1);
-  close_range(static_cast<unsigned>(job) + 1, INT_MAX);
+  if (which == Descriptors::kAll) {
+    close_range(kControl, static_cast<unsigned>(job) - 1);
+    close_range(static_cast<unsigned>(job) + 1, INT_MAX);
+  } else {
+    ::close(kControl);
+    ::close(reports);
+  }
 }
 
 // Returns in its spares, with the job's socket.
-int help(const RunbusMemory& memory) {
+int help(Descriptors which) {
   const pid_t helper = ::getpid();
   for (;;) {
     int descriptors[2];
@@ -145,8 +149,7 @@ int help(const RunbusMemory& memory) {
       ::_exit(1);
     }
     if (spare == 0) {
-      become_spare(job, helper);
-      runbus_prepare(&memory);
+      become_spare(job, pipe, helper, which);
       return job;
     }
     ::close(job);
@@ -159,40 +162,26 @@ int help(const RunbusMemory& memory) {
 }
 
 }  // namespace
-}  // namespace runbus::agent
 
-extern "C" {
-
-__attribute__((visibility("default"))) void runbus_prepare(const RunbusMemory* memory) {
-  // What cannot be had now comes page by page later.
-  runbus_own(memory->blocks, memory->block_count);
-  runbus::agent::touch(memory->pages, memory->page_count);
-}
-
-__attribute__((visibility("default"))) PyObject* runbus_serve(int control,
-                                                              const RunbusMemory* memory,
-                                                              const RunbusUsual* usual) {
-  using namespace runbus::agent;
+int serve(Descriptors which) {
   // The ends of helpers are for the kernel to see, nobody else.
   ::signal(SIGCHLD, SIG_IGN);
-  PyOS_BeforeFork();
-  if (::send(control, "up", 2, MSG_NOSIGNAL) < 0) {
+  if (::send(kControl, "up", 2, MSG_NOSIGNAL) < 0) {
     ::_exit(0);
   }
   for (;;) {
     int slot = -1;
-    receive_descriptors(control, &slot, 1);
+    receive_descriptors(kControl, &slot, 1);
     const pid_t helper = ::fork();
     if (helper < 0) {
       ::_exit(1);
     }
     if (helper == 0) {
-      become_helper(slot);
-      const int job = help(*memory);
-      PyOS_AfterFork_Child();
-      return take_job(job, *usual);
+      become_helper(slot, which);
+      return help(which);
     }
     ::close(slot);
   }
 }
-}
+
+}  // namespace runbus::agent

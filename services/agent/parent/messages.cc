@@ -1,4 +1,4 @@
-#include "services/agent/python/messages.h"
+#include "services/agent/parent/messages.h"
 
 #include <sys/socket.h>
 #include <sys/syscall.h>

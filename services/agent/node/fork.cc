@@ -1,0 +1,102 @@
+#include "services/agent/node/fork.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace runbus::agent {
+namespace {
+
+constexpr int kFirst = 4;
+constexpr int kEnd = 256;
+
+enum class Queue : char { kNone, kEvents, kPoll };
+Queue queues[kEnd];
+
+Queue queue_of(int fd) {
+  char name[32] = "/proc/self/fd/";
+  char* end = name + std::strlen(name);
+  for (int unit = 100; unit > 0; unit /= 10) {
+    if (fd >= unit) {
+      *end++ = static_cast<char>('0' + fd / unit % 10);
+    }
+  }
+  *end = '\0';
+  char target[32];
+  const ssize_t size = ::readlink(name, target, sizeof(target) - 1);
+  if (size <= 0) {
+    return Queue::kNone;
+  }
+  target[size] = '\0';
+  if (std::strcmp(target, "anon_inode:[eventfd]") == 0) {
+    return Queue::kEvents;
+  }
+  return std::strcmp(target, "anon_inode:[eventpoll]") == 0 ? Queue::kPoll : Queue::kNone;
+}
+
+bool is_digit(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
+
+// A line of /proc/self/maps begins with "start-end ".
+void share(const char* line) {
+  std::uint64_t range[2] = {};
+  for (std::uint64_t& number : range) {
+    for (; is_digit(*line); ++line) {
+      number =
+          number * 16 + static_cast<std::uint64_t>(*line <= '9' ? *line - '0' : *line - 'a' + 10);
+    }
+    ++line;
+  }
+  // Not all mappings can be: those of the kernel.
+  ::madvise(reinterpret_cast<void*>(range[0]), range[1] - range[0], MADV_DOFORK);
+}
+
+}  // namespace
+
+void prepare_to_fork() {
+  for (int fd = kFirst; fd < kEnd; ++fd) {
+    queues[fd] = queue_of(fd);
+  }
+  const int maps = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  char text[8192];
+  char line[40];  // as much of it as is needed
+  std::size_t column = 0;
+  ssize_t size = 0;
+  while ((size = ::read(maps, text, sizeof(text))) > 0 || (size < 0 && errno == EINTR)) {
+    for (ssize_t i = 0; i < size; ++i) {
+      if (text[i] == '\n') {
+        line[column] = '\0';
+        share(line);
+        column = 0;
+      } else if (column < sizeof(line) - 1) {
+        line[column++] = text[i];
+      }
+    }
+  }
+  if (size < 0) {
+    ::_exit(1);
+  }
+  ::close(maps);
+}
+
+void part_from_parent() {
+  for (int fd = kFirst; fd < kEnd; ++fd) {
+    if (queues[fd] == Queue::kNone) {
+      continue;
+    }
+    const int fresh = queues[fd] == Queue::kEvents ? ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+                                                   : ::epoll_create1(EPOLL_CLOEXEC);
+    if (fresh < 0 || ::dup3(fresh, fd, O_CLOEXEC) < 0) {
+      ::_exit(1);
+    }
+    ::close(fresh);
+  }
+}
+
+}  // namespace runbus::agent

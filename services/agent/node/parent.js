@@ -1,0 +1,162 @@
+/*=*/ // The parent of the warm Node.js processes (warm_interpreter.h says what a parent does). The agent runs
+//   LD_PRELOAD=/proc/self/fd/4 node --require /proc/self/environ main.js [MODULE...]
+// with this text as the first entry of the environment (its name is "/*", and what follows it is behind a line comment). So it
+// needs no file in the sandbox, which a program could change; and a worker thread, which Node.js has load it once more, finds
+// it whatever the program does. Descriptor 3 is the control socket, 4 the native half (module.cc).
+//
+// Everything behind serve() is in a spare: it waits until a job comes and then becomes the job's program. --require ends before
+// Node.js starts the main script, so from then on all is as in a cold start, no frame of ours included.
+(() => {
+  delete require.cache[__filename];
+  if (!require('worker_threads').isMainThread) {
+    process.execArgv = [];
+    return;
+  }
+  const fs = require('fs');
+  const path = require('path');
+  const Module = require('module');
+  const net = require('net');
+  const util = require('util');
+  const v8 = require('v8');
+  const { Console } = require('console');
+  const { Writable } = require('stream');
+  const MODULE = 4;
+  const REHEARSALS = 10;
+
+  function take(text) {
+    const words = text.split('\0').slice(0, -1);
+    const count = Number(words[0]);
+    return { argv: words.slice(1, 1 + count), environment: words.slice(2 + count) };
+  }
+
+  function become({ argv, environment }) {
+    process.chdir('.'); // Node.js remembers where it was
+    setEnvironment(environment);
+    process.execArgv.length = 0;
+    process.argv.splice(1, process.argv.length, path.resolve(argv[1]), ...argv.slice(2));
+  }
+
+  function setEnvironment(environment) {
+    for (const name of Object.keys(process.env)) {
+      delete process.env[name];
+    }
+    for (const entry of environment) {
+      const end = entry.indexOf('=');
+      process.env[entry.slice(0, end)] = entry.slice(end + 1);
+    }
+  }
+
+  // What a forked process has of its own.
+  function followFork(native) {
+    const pid = Object.getOwnPropertyDescriptor(process, 'pid');
+    Object.defineProperty(process, 'pid', { ...pid, value: Number(fs.readlinkSync('/proc/self')) });
+    v8.setFlagsFromString(`--random-seed=${native.random()}`);
+    Math.random(); // which takes the seed
+    v8.setFlagsFromString('--random-seed=0');
+  }
+
+  // Node.js starts the script by Module.runMain, with the path it had at its own start. A bound function has no frame.
+  function startInstead(script) {
+    const own = Object.getOwnPropertyDescriptor(Module, 'runMain');
+    Object.defineProperty(Module, 'runMain', {
+      configurable: true,
+      enumerable: own.enumerable,
+      get() {
+        Object.defineProperty(Module, 'runMain', own);
+        return own.value.bind(Module, script);
+      },
+    });
+  }
+
+  // When all that a program can see of its end has been, and it ended well. (Of another end Node.js may have something to say.)
+  // The accessor knows when Node.js is about to tell the listeners, so that ours becomes the last of them; and no frame of ours
+  // is below theirs.
+  function leaveAfterExit(native) {
+    const { emit } = process;
+    let told = false;
+    const leave = code => {
+      if (code === 0 && !process.exitCode) {
+        native.leave();
+      }
+    };
+    Object.defineProperty(Object.getPrototypeOf(process), 'emit', {
+      configurable: true,
+      get() {
+        if (!told && process._exiting) {
+          told = true;
+          process.on('exit', leave);
+        }
+        return emit;
+      },
+      set(value) {
+        Object.defineProperty(this, 'emit', { configurable: true, enumerable: true, writable: true, value });
+      },
+    });
+  }
+
+  // Functions are compiled and objects made at their first use, and in a run of little code that is most of it. In a spare it
+  // is done once more: what it writes to is from then on its own memory.
+  function rehearse() {
+    const { argv, environment } = take('2\0node\0main.js\0' + '1\0A=b\0');
+    const own = Object.entries(process.env).map(([name, value]) => `${name}=${value}`);
+    setEnvironment([...own, ...environment]);
+    setEnvironment(own);
+    process.chdir('/');
+    const script = path.resolve('/', argv[1]);
+    fs.readFileSync('/proc/self/stat', 'utf8');
+    fs.realpathSync('/proc/self/stat');
+    const main = new Module(script, null);
+    main.filename = script;
+    main.paths = Module._nodeModulePaths('/');
+    main._compile('(() => 1)();', script);
+    // Not the program's console: process.stdout and process.stderr are open handles once they are there.
+    const stream = new Writable({ write: (chunk, encoding, done) => done() });
+    const output = new Console(stream, stream);
+    output.log(1);
+    output.error('text', 1, [1.5, 'x'], { a: null, b: new Map() });
+    util.format('%s', 'x');
+    new net.Socket({ readable: false, writable: true }).destroy();
+  }
+
+  function tryToRehearse() {
+    try {
+      rehearse();
+    } catch {
+      // Then the run does it for the first time.
+    }
+  }
+
+  // What a rehearsing process does from here to its end: a little of each thing that its threads are for.
+  function tryEverything() {
+    fs.readFile('/dev/null', () => setTimeout(() => {}, 1));
+    startInstead('/dev/null');
+  }
+
+  const loader = { exports: {} };
+  process.dlopen(loader, `/proc/self/fd/${MODULE}`);
+  const native = loader.exports;
+  fs.closeSync(MODULE);
+  // What nearly every program comes to need; then what the operator says.
+  for (const name of ['tty', 'stream', 'timers', ...process.argv.slice(2)]) {
+    try {
+      require(name);
+    } catch {
+      // A program that needs it will say so.
+    }
+  }
+  for (let i = 0; i < REHEARSALS; i++) {
+    tryToRehearse();
+  }
+  leaveAfterExit(native);
+  native.prepare();
+  if (native.rehearse()) {
+    followFork(native);
+    tryEverything();
+    return;
+  }
+  native.serve();
+  followFork(native);
+  tryToRehearse();
+  become(take(native.takeJob()));
+  startInstead(process.argv[1]);
+})();
