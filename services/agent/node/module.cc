@@ -25,6 +25,7 @@ constexpr long kRehearsalPollNanoseconds = 5'000'000;
 constexpr int kRehearsalPolls = 4'000;
 
 int job_socket = -1;
+int pipe_end = -1;
 unsigned long long loaded_at_start = 0;
 
 // How many shared objects were ever loaded.
@@ -100,6 +101,34 @@ napi_value on_take_job(napi_env env, napi_callback_info__*) {
   return result;
 }
 
+// openPipe(): a pipe's end for writing, which is the caller's; the other one is open until
+// closePipe().
+napi_value on_open_pipe(napi_env env, napi_callback_info__*) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) {
+    return nullptr;
+  }
+  pipe_end = ends[0];
+  napi_value result = nullptr;
+  napi_create_uint32(env, static_cast<std::uint32_t>(ends[1]), &result);
+  return result;
+}
+
+napi_value on_close_pipe(napi_env, napi_callback_info__*) {
+  ::close(pipe_end);
+  return nullptr;
+}
+
+// turn(): has the event loop do what is due.
+napi_value on_turn(napi_env env, napi_callback_info__*) {
+  constexpr int kNoWait = 2;
+  uv_loop_s* loop = nullptr;
+  if (napi_get_uv_event_loop(env, &loop) == 0) {
+    uv_run(loop, kNoWait);
+  }
+  return nullptr;
+}
+
 // random(): 31 bits, none of which any other process knows.
 napi_value on_random(napi_env env, napi_callback_info__*) {
   std::uint32_t number = 0;
@@ -131,9 +160,10 @@ extern "C" __attribute__((visibility("default"))) napi_value napi_register_modul
     const char* name;
     napi_callback callback;
   };
-  const Function functions[] = {{"prepare", on_prepare}, {"rehearse", on_rehearse},
-                                {"serve", on_serve},     {"takeJob", on_take_job},
-                                {"random", on_random},   {"leave", on_leave}};
+  const Function functions[] = {
+      {"prepare", on_prepare},    {"rehearse", on_rehearse},    {"serve", on_serve},
+      {"takeJob", on_take_job},   {"random", on_random},        {"leave", on_leave},
+      {"openPipe", on_open_pipe}, {"closePipe", on_close_pipe}, {"turn", on_turn}};
   for (const Function& function : functions) {
     napi_value value = nullptr;
     if (napi_create_function(env, function.name, std::strlen(function.name), function.callback,

@@ -26,5 +26,6 @@ RUNBUS_OF_NODE int napi_get_boolean(napi_env env, bool value, napi_value* result
 RUNBUS_OF_NODE int napi_create_uint32(napi_env env, std::uint32_t value, napi_value* result);
 RUNBUS_OF_NODE int napi_get_uv_event_loop(napi_env env, uv_loop_s** loop);
 RUNBUS_OF_NODE int uv_loop_fork(uv_loop_s* loop);
+RUNBUS_OF_NODE int uv_run(uv_loop_s* loop, int mode);
 #undef RUNBUS_OF_NODE
 }

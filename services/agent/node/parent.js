@@ -16,10 +16,8 @@
   const path = require('path');
   const Module = require('module');
   const net = require('net');
-  const util = require('util');
   const v8 = require('v8');
   const { Console } = require('console');
-  const { Writable } = require('stream');
   const MODULE = 4;
   const REHEARSALS = 10;
 
@@ -47,12 +45,20 @@
   }
 
   // What a forked process has of its own.
-  function followFork(native) {
+  function followFork() {
+    setPid();
+    setSeed(native.random());
+    Math.random(); // which takes the seed: nobody has called it before
+    setSeed(0);
+  }
+
+  function setPid() {
     const pid = Object.getOwnPropertyDescriptor(process, 'pid');
     Object.defineProperty(process, 'pid', { ...pid, value: Number(fs.readlinkSync('/proc/self')) });
-    v8.setFlagsFromString(`--random-seed=${native.random()}`);
-    Math.random(); // which takes the seed
-    v8.setFlagsFromString('--random-seed=0');
+  }
+
+  function setSeed(number) {
+    v8.setFlagsFromString(`--random-seed=${number}`);
   }
 
   // Node.js starts the script by Module.runMain, with the path it had at its own start. A bound function has no frame.
@@ -71,7 +77,7 @@
   // When all that a program can see of its end has been, and it ended well. (Of another end Node.js may have something to say.)
   // The accessor knows when Node.js is about to tell the listeners, so that ours becomes the last of them; and no frame of ours
   // is below theirs.
-  function leaveAfterExit(native) {
+  function leaveAfterExit() {
     const { emit } = process;
     let told = false;
     const leave = code => {
@@ -101,21 +107,36 @@
     const own = Object.entries(process.env).map(([name, value]) => `${name}=${value}`);
     setEnvironment([...own, ...environment]);
     setEnvironment(own);
+    setPid();
+    setSeed(0);
     process.chdir('/');
-    const script = path.resolve('/', argv[1]);
-    fs.readFileSync('/proc/self/stat', 'utf8');
-    fs.realpathSync('/proc/self/stat');
-    const main = new Module(script, null);
-    main.filename = script;
-    main.paths = Module._nodeModulePaths('/');
-    main._compile('(() => 1)();', script);
-    // Not the program's console: process.stdout and process.stderr are open handles once they are there.
-    const stream = new Writable({ write: (chunk, encoding, done) => done() });
+    path.resolve('/', argv[1]);
+    runEmptyScript();
+    print(native.openPipe());
+    native.closePipe();
+    process._tickCallback();
+    native.turn();
+    process._tickCallback();
+  }
+
+  function runEmptyScript() {
+    const script = path.resolve('/', 'dev/null');
+    Module.runMain(script);
+    process.mainModule = undefined;
+    for (const cache of [Module._cache, Module._pathCache]) {
+      for (const name of Object.keys(cache).filter(name => name.startsWith(script))) {
+        delete cache[name];
+      }
+    }
+  }
+
+  // As process.stdout is: that itself would be an open handle once it is there.
+  function print(fd) {
+    const stream = new net.Socket({ fd, readable: false, writable: true });
     const output = new Console(stream, stream);
     output.log(1);
     output.error('text', 1, [1.5, 'x'], { a: null, b: new Map() });
-    util.format('%s', 'x');
-    new net.Socket({ readable: false, writable: true }).destroy();
+    stream.destroy();
   }
 
   function tryToRehearse() {
@@ -147,15 +168,15 @@
   for (let i = 0; i < REHEARSALS; i++) {
     tryToRehearse();
   }
-  leaveAfterExit(native);
+  leaveAfterExit();
   native.prepare();
   if (native.rehearse()) {
-    followFork(native);
+    followFork();
     tryEverything();
     return;
   }
   native.serve();
-  followFork(native);
+  followFork();
   tryToRehearse();
   become(take(native.takeJob()));
   startInstead(process.argv[1]);
