@@ -2,7 +2,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <iterator>
 #include <string>
+#include <vector>
 
 #include "tests/unit/agent/agent_process.h"
 #include "tests/unit/agent/test_client.h"
@@ -26,11 +29,16 @@ class AgentWarmNode : public ::testing::Test {
     if (node_.empty()) {
       GTEST_SKIP() << "no node here";
     }
+    configure({});
+  }
+
+  void configure(const std::vector<std::string>& preload) {
     v1::AgentRequest request;
     v1::Warm& warm = *request.mutable_configure()->add_warm();
     warm.set_name("node");
     warm.add_argv(node_);
     warm.add_environment("LANG=C.UTF-8");
+    warm.mutable_preload()->Add(preload.begin(), preload.end());
     ASSERT_TRUE(client_.call(request).has_done());
   }
 
@@ -232,6 +240,33 @@ TEST_F(AgentWarmNode, LeavesNothingToTheNextRun) {
   }
   expect_same(
       "console.log(process.umask(), process.pid === +require('fs').readlinkSync('/proc/self'))");
+}
+
+TEST_F(AgentWarmNode, HasItsModulesLoadedAhead) {
+  ASSERT_TRUE(client_.write_file("ahead.js", "globalThis.ahead = process.pid").has_done());
+  configure({agent_.workspace() + "/ahead.js", "no-such-module"});
+  EXPECT_EQ(run_warm("console.log(typeof ahead, ahead === process.pid)").out, "number false\n");
+}
+
+// A child of the parent goes to its end first; where that is not a good one there are no spares.
+TEST_F(AgentWarmNode, StartsColdWhereAForkDoesNotEndWell) {
+  const std::string bad = agent_.workspace() + "/bad.js";
+  const std::string notes = agent_.workspace() + "/notes";
+  ASSERT_TRUE(client_
+                  .write_file("bad.js", "require('fs').appendFileSync('" + notes +
+                                            "', 'x'); process.exitCode = 1")
+                  .has_done());
+  configure({bad});
+  const auto starts = [&notes] {
+    std::ifstream file(notes);
+    return std::string(std::istreambuf_iterator<char>(file), {}).size();
+  };
+  EXPECT_TRUE(eventually([&] {
+    const Stream stream = run(client_, javascript("console.log(1)", true));
+    EXPECT_EQ(stream.out, "1\n");
+    EXPECT_FALSE(stream.exited.warm());
+    return starts() >= 2;  // it was tried again
+  }));
 }
 
 TEST_F(AgentWarmNode, ManyRunsAtOnceAllEnd) {
