@@ -347,7 +347,8 @@ void WarmInterpreter::forget(Slot& slot) {
   const bool was_lost = slot.state == State::kLost;
   slots_.remove_if([&slot](const Slot& other) { return &other == &slot; });
   if (was_lost) {
-    refill();
+    // Somebody kills them, or the sandbox has no room for one; not at once, and again and again.
+    refill_timer_.after(kRetry, [this] { refill(); });
   }
 }
 
