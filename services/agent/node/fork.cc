@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "services/agent/parent/decimal.h"
+
 namespace runbus::agent {
 namespace {
 
@@ -24,13 +26,8 @@ Queue queues[kEnd];
 
 Queue queue_of(int fd) {
   char name[32] = "/proc/self/fd/";
-  char* end = name + std::strlen(name);
-  for (int unit = 100; unit > 0; unit /= 10) {
-    if (fd >= unit) {
-      *end++ = static_cast<char>('0' + fd / unit % 10);
-    }
-  }
-  *end = '\0';
+  char digits[kMostDigits];
+  std::strcpy(name + std::strlen(name), to_decimal(fd, digits));
   char target[32];
   const ssize_t size = ::readlink(name, target, sizeof(target) - 1);
   if (size <= 0) {
@@ -43,7 +40,7 @@ Queue queue_of(int fd) {
   return std::strcmp(target, "anon_inode:[eventpoll]") == 0 ? Queue::kPoll : Queue::kNone;
 }
 
-bool is_digit(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
+bool is_hex_digit(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
 
 // A child of a fork finds the pages of a file one fault after the other, unless one page of the
 // mapping is the process's own: then the kernel copies all that the parent has found.
@@ -59,7 +56,7 @@ void have_it_copied(char* code) {
 void share(const char* line) {
   std::uint64_t range[2] = {};
   for (std::uint64_t& number : range) {
-    for (; is_digit(*line); ++line) {
+    for (; is_hex_digit(*line); ++line) {
       number =
           number * 16 + static_cast<std::uint64_t>(*line <= '9' ? *line - '0' : *line - 'a' + 10);
     }

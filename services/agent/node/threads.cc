@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "services/agent/parent/decimal.h"
+
 namespace runbus::agent {
 namespace {
 
@@ -149,16 +151,9 @@ int wake(pthread_cond_t* place, int count) {
 // Whether the kernel says that it sleeps.
 bool is_asleep(pid_t task) {
   char name[64] = "/proc/self/task/";
-  char* end = name + std::strlen(name);
-  char digits[16];
-  int count = 0;
-  for (pid_t rest = task; rest > 0; rest /= 10) {
-    digits[count++] = static_cast<char>('0' + rest % 10);
-  }
-  while (count > 0) {
-    *end++ = digits[--count];
-  }
-  std::strcpy(end, "/stat");
+  char digits[kMostDigits];
+  std::strcpy(name + std::strlen(name), to_decimal(task, digits));
+  std::strcpy(name + std::strlen(name), "/stat");
   const int file = ::open(name, O_RDONLY | O_CLOEXEC);
   char text[256];
   const ssize_t size = file < 0 ? -1 : ::read(file, text, sizeof(text) - 1);

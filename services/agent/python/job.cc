@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "services/agent/parent/decimal.h"
 #include "services/agent/parent/job.h"
 #include "services/agent/python/interpreter.h"
 #include "services/agent/python/module.h"
@@ -75,18 +76,6 @@ bool find_path(const char* script) {
   path[size] = '/';
   std::strcpy(path + size + 1, script);
   return true;
-}
-
-constexpr std::size_t kMostDigits = 12;
-
-const char* to_decimal(int number, char (&digits)[kMostDigits]) {
-  char* digit = digits + kMostDigits;
-  *--digit = '\0';
-  do {
-    *--digit = static_cast<char>('0' + number % 10);
-    number /= 10;
-  } while (number > 0);
-  return digit;
 }
 
 // `real_path`: the folder of an open file.
