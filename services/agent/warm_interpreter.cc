@@ -388,7 +388,9 @@ bool WarmInterpreter::try_spawn(const ProgramPlan& plan, StartedRun& run) {
     slots_.erase(ready);  // the helper ends after this run
   }
   if (up_) {
-    refill_timer_.after(kLongRun, [this] { refill(); });
+    if (!refill_timer_.armed()) {  // or run after run would put it off
+      refill_timer_.after(kLongRun, [this] { refill(); });
+    }
     make_one_at_rest();
   }
   return true;

@@ -312,6 +312,19 @@ TEST_F(AgentWarm, IsReadyForTheUsualEnvironment) {
   EXPECT_LT(usual + 20, faults());
 }
 
+// Else each of them would wait for the spare that is made after the one before.
+TEST_F(AgentWarm, RunsBackToBackAreServedByTwoHelpersInTurn) {
+  const std::string script = "import os; print(os.getppid())";
+  std::set<std::string> helpers = {run_warm(script).out};
+  for (int i = 0; i < 100; ++i) {
+    const Stream stream = run(client_, python(script, true));
+    if (stream.exited.warm()) {
+      helpers.insert(stream.out);
+    }
+  }
+  EXPECT_GE(helpers.size(), 2U);
+}
+
 // One run more than there are spares, several times: on a machine that makes none in time it starts
 // cold.
 TEST_F(AgentWarm, ARunWaitsForASpareThatIsBeingMade) {
