@@ -74,6 +74,10 @@ void Run::hand_over() {
 
 void Run::open() {
   stage_ = Stage::kOpening;
+  if (session::SessionPtr session = host_.manager().get_open(request_.session_id())) {
+    opened(std::move(session));
+    return;
+  }
   auto callback = [self = shared_from_this()](Result<session::SessionPtr> session) {
     self->opened(std::move(session));
   };
@@ -251,6 +255,7 @@ void Run::spawn() {
     follower_ = make_follower(nullptr);
     follower_->start_shared(session_);
   }
+  session_->agent().flush();  // ahead of what else this turn of the loop sends: ACCEPTED
 }
 
 void Run::spawned(const Result<agent_v1::AgentReply>& reply) {

@@ -175,6 +175,8 @@ class Client final : public AgentClient {
     }
   }
 
+  void flush() override { write(); }
+
   bool connected() const override { return !closed_ && welcomed_; }
 
   void on_closed(std::function<void()> callback) override {

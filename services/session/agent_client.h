@@ -51,6 +51,9 @@ class AgentClient : public std::enable_shared_from_this<AgentClient> {
   virtual void grant(const std::string& execution_id, std::uint64_t credit) = 0;
   virtual void detach(const std::string& execution_id) = 0;
 
+  // Requests leave at the end of the loop's turn, together; this sends them now.
+  virtual void flush() = 0;
+
   virtual bool connected() const = 0;
   // Called once when the connection ends, after every pending reply and reader was told.
   virtual void on_closed(std::function<void()> callback) = 0;

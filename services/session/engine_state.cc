@@ -17,7 +17,10 @@ using Writer = rapidjson::Writer<rapidjson::StringBuffer>;
 
 std::string path_of(const std::string& state_dir) { return state_dir + "/engine.json"; }
 
-std::string boot_id() { return read_small_file("/proc/sys/kernel/random/boot_id"); }
+const std::string& boot_id() {
+  static const std::string id = read_small_file("/proc/sys/kernel/random/boot_id");
+  return id;
+}
 
 void write_process(Writer& writer, const char* name, const ProcessId& process) {
   writer.Key(name);

@@ -28,8 +28,8 @@ PoolFiller::PoolFiller(asio::io_context& io, SandboxKeeper& keeper, PoolOptions 
 PoolFiller::~PoolFiller() {
   alive_.reset();
   thread_.join();
-  for (const auto& client : clients_) {
-    client->close();
+  for (const auto& [dir, member] : members_) {
+    member->agent->close();
   }
 }
 
@@ -77,38 +77,64 @@ void PoolFiller::looked(const Result<SandboxKeeper::Pooled>& result) {
     look_in(interval_);
     return;
   }
+  std::map<std::string, std::shared_ptr<Connected>> gone = std::exchange(members_, {});
   for (const SandboxRecord& record : result->ready) {
-    configure(record);
+    if (auto known = gone.extract(record.dir)) {
+      configure(*known.mapped());
+      members_.insert(std::move(known));
+    } else {
+      connect(record.dir);
+    }
+  }
+  for (const auto& [dir, member] : gone) {
+    member->agent->close();  // another worker's session has it, or it has ended
   }
   look_in(again || result->ready.size() < options_.size ? kPause : interval_);
 }
 
-void PoolFiller::configure(const SandboxRecord& record) {
-  // The connection is held by clients_ alone, so that none outlives the filler.
-  auto slot = std::make_shared<std::weak_ptr<AgentClient>>();
-  const auto done = [this, alive = std::weak_ptr(alive_), slot] {
-    const auto client = slot->lock();
-    if (client) {
-      client->close();
-    }
-    if (alive.lock()) {
-      clients_.erase(client);
-    }
-  };
-  auto client = AgentClient::connect(
-      io_.get_executor(), record.dir + "/agent.sock",
-      [this, alive = std::weak_ptr(alive_), slot, done](const Result<void>& ready) {
-        const auto connected = slot->lock();
-        // One that was taken, or has ended, is looked at the next time.
-        if (!ready || !connected || !alive.lock()) {
-          done();
-          return;
-        }
-        connected->request(configuration_(), {},
-                           [done](const Result<agent_v1::AgentReply>&) { done(); });
-      });
-  *slot = client;
-  clients_.insert(std::move(client));
+std::optional<PoolFiller::Connected> PoolFiller::take(const std::string& dir) {
+  const auto known = members_.extract(dir);
+  if (!known || !known.mapped()->agent->connected()) {
+    return std::nullopt;
+  }
+  return std::move(*known.mapped());
+}
+
+void PoolFiller::connect(const std::string& dir) {
+  // The connection is held by members_ alone, so that none outlives the filler.
+  const auto member = std::make_shared<Connected>();
+  members_[dir] = member;
+  const std::weak_ptr<Connected> weak = member;
+  member->agent = AgentClient::connect(io_.get_executor(), dir + "/agent.sock",
+                                       [this, weak](const Result<void>& ready) {
+                                         const auto connected = weak.lock();
+                                         if (!connected) {
+                                           return;
+                                         }
+                                         if (!ready) {
+                                           forget(connected.get());  // looked at the next time
+                                           return;
+                                         }
+                                         connected->agent->on_closed([this, weak] {
+                                           if (const auto closed = weak.lock()) {
+                                             forget(closed.get());
+                                           }
+                                         });
+                                         configure(*connected);
+                                       });
+}
+
+void PoolFiller::configure(Connected& member) const {
+  agent_v1::AgentRequest request = configuration_();
+  std::string text = request.SerializeAsString();
+  if (text != member.configuration && member.agent->connected()) {
+    member.configuration = std::move(text);
+    member.agent->request(std::move(request), {}, nullptr);
+  }
+}
+
+void PoolFiller::forget(const Connected* member) {
+  std::erase_if(members_, [member](const auto& each) { return each.second.get() == member; });
 }
 
 }  // namespace runbus::session

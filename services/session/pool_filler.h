@@ -5,8 +5,10 @@
 #include <boost/asio/thread_pool.hpp>
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
-#include <set>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "services/session/agent_client.h"
@@ -21,9 +23,10 @@ struct PoolOptions {
 
 // Keeps a node's pool of sandboxes filled while this worker lives: one at a time, a moment after
 // one was taken, so that making the next never competes with the first call of the session that
-// took it. The agents in the pool are configured as those of sessions are, so their interpreters
-// are warm already; what they do without a worker for destroy_after, ending, is put off as long as
-// one comes by. Loop thread; what blocks runs on a thread of its own.
+// took it. It stays connected to the agents in the pool and configures them as those of sessions
+// are, so that their interpreters are warm already, and a session that takes one finds it
+// connected. (Without a worker for destroy_after they end.) Loop thread; what blocks runs on a
+// thread of its own.
 class PoolFiller {
  public:
   // `keeper` outlives the filler. `configuration` is asked for whenever agents are told.
@@ -39,10 +42,19 @@ class PoolFiller {
   // One may have been taken.
   void taken();
 
+  struct Connected {
+    std::shared_ptr<AgentClient> agent;
+    std::string configuration;  // what it was told, serialized
+  };
+  // The connection to the agent of the sandbox in `dir`, if there is one; the caller's from now on.
+  std::optional<Connected> take(const std::string& dir);
+
  private:
   void look_in(std::chrono::milliseconds delay);
   void looked(const Result<SandboxKeeper::Pooled>& result);
-  void configure(const SandboxRecord& record);
+  void connect(const std::string& dir);
+  void configure(Connected& member) const;
+  void forget(const Connected* member);
 
   boost::asio::io_context& io_;
   SandboxKeeper& keeper_;
@@ -53,7 +65,7 @@ class PoolFiller {
   bool looking_ = false;
   bool again_ = false;
   bool tidy_ = true;  // the first look removes what an earlier worker left
-  std::set<std::shared_ptr<AgentClient>> clients_;
+  std::map<std::string, std::shared_ptr<Connected>> members_;  // by the sandbox's directory
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   boost::asio::thread_pool thread_{1};  // last: joined before what it uses goes
 };

@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <sstream>
+#include <string>
 
 #include "proto/support/log.h"
 #include "services/session/digest.h"
@@ -24,6 +24,8 @@ std::uint64_t now_us() {
 }
 
 std::uint64_t now_ms() { return now_us() / 1000; }
+
+constexpr std::size_t kKindLength = 16;
 
 // A look is answered within this, or its worker has died.
 constexpr std::uint64_t kLookUs = 2'000'000;
@@ -72,12 +74,13 @@ Result<SandboxKeeper::Opened> SandboxKeeper::open(const std::string& session_id,
     if (record && record->created_ms != unreachable_ms && engine_.alive(record->dir)) {
       opened.record = *record;
       // Its worker is about to talk to it: nobody may pause it before that is use.
-      store_.touch(key, SandboxStore::Mark::kHeld);
-      if (store_.is_paused(key)) {
+      const SandboxMarks marks(record->dir);
+      marks.touch(SandboxMarks::Mark::kHeld);
+      if (marks.is_paused()) {
         if (auto resumed = engine_.resume(record->dir); !resumed) {
           return resumed.error();
         }
-        store_.note_resumed(key);
+        marks.note_resumed();
         opened.resumed = true;
       }
       return opened;
@@ -94,7 +97,8 @@ Result<SandboxKeeper::Opened> SandboxKeeper::open(const std::string& session_id,
       return cleared.error();
     }
   }
-  auto record = create(session_id, *create_with);
+  const std::size_t others = count();
+  auto record = create(session_id, *create_with, others);
   if (!record) {
     if (auto erased = erase(key, *lock); !erased) {
       spdlog::warn("undoing a sandbox: {}", to_string(erased.error()));
@@ -103,13 +107,13 @@ Result<SandboxKeeper::Opened> SandboxKeeper::open(const std::string& session_id,
   }
   opened.record = std::move(*record);
   opened.created = true;
-  opened.sandboxes = count();
+  opened.sandboxes = others + 1;
   return opened;
 }
 
 Result<SandboxRecord> SandboxKeeper::create(const std::string& session_id,
-                                            const SessionOptions& options) {
-  if (count() >= options_.max_sessions) {
+                                            const SessionOptions& options, std::size_t others) {
+  if (others >= options_.max_sessions) {
     Error error = make_error(ErrorCode::kQuota, "this node has as many sessions as it may have (" +
                                                     std::to_string(options_.max_sessions) + ")");
     error.limit = "sessions";
@@ -123,8 +127,12 @@ Result<SandboxRecord> SandboxKeeper::create(const std::string& session_id,
   record.network = options.network;
   record.limits = options.limits;
   record.environment = options.environment;
-  if (auto taken = pool_.take(record, kind_of(options))) {
-    return std::move(*taken);
+  const Result<bool> taken = pool_.take(record, kind_of(options));
+  if (!taken) {
+    return taken.error();
+  }
+  if (*taken) {
+    return record;
   }
   record.dir = store_.dir(record.key);
   if (auto started = start(record, record.key); !started) {
@@ -138,7 +146,7 @@ Result<void> SandboxKeeper::start(const SandboxRecord& record, const std::string
     return made;
   }
   if (!record.session_id.empty()) {
-    store_.touch(record.key);
+    SandboxMarks(record.dir).touch();
   }
   if (auto saved = store_.save(record); !saved) {
     return saved;
@@ -181,11 +189,13 @@ Result<void> SandboxKeeper::start(const SandboxRecord& record, const std::string
 
 std::string SandboxKeeper::kind_of(const SessionOptions& options) const {
   const Limits& limits = options.limits;
-  std::ostringstream kind;
-  kind << engine_.name() << '|' << options_.made_of << '|' << options_.agent << '|'
-       << options.network << '|' << limits.memory << '|' << limits.cpus << '|' << limits.processes
-       << '|' << limits.disk << '|' << limits.tmp << '|' << options_.log_space;
-  return kind.str();
+  std::string kind = engine_.name() + '|' + options_.made_of + '|' + options_.agent + '|' +
+                     (options.network ? "network" : "") + '|' + std::to_string(limits.cpus);
+  for (const std::uint64_t number : {limits.memory, std::uint64_t{limits.processes}, limits.disk,
+                                     limits.tmp, options_.log_space}) {
+    kind += '|' + std::to_string(number);
+  }
+  return sha256_hex(kind).substr(0, kKindLength);
 }
 
 Result<SandboxKeeper::Pooled> SandboxKeeper::fill_pool(const SessionOptions& options,
@@ -231,7 +241,7 @@ Result<bool> SandboxKeeper::close_unused(const std::string& session_id,
   if (!lock) {
     return lock.error();
   }
-  if (store_.last_used_us(key) > unused_since_ms * 1000) {
+  if (store_.marks(key).last_used_us() > unused_since_ms * 1000) {
     return false;
   }
   const bool existed = store_.exists(key);
@@ -242,7 +252,7 @@ Result<bool> SandboxKeeper::close_unused(const std::string& session_id,
 }
 
 Result<bool> SandboxKeeper::pause(const std::string& session_id, std::uint64_t since_us) {
-  using Mark = SandboxStore::Mark;
+  using Mark = SandboxMarks::Mark;
   const std::string key = sandbox_key(session_id);
   const auto lock = store_.try_lock(key);
   if (!lock) {
@@ -253,16 +263,17 @@ Result<bool> SandboxKeeper::pause(const std::string& session_id, std::uint64_t s
     lock->forget();
     return false;
   }
+  const SandboxMarks marks(record->dir);
   const auto wanted = [&] {
-    return store_.last_used_us(key) > since_us || store_.marked_us(key, Mark::kHeld) > since_us ||
-           store_.marked_us(key, Mark::kLooked) + kLookUs > now_us();
+    return marks.last_used_us() > since_us || marks.marked_us(Mark::kHeld) > since_us ||
+           marks.marked_us(Mark::kLooked) + kLookUs > now_us();
   };
-  if (wanted() || store_.is_paused(key) || !engine_.alive(record->dir)) {
+  if (wanted() || marks.is_paused() || !engine_.alive(record->dir)) {
     return false;
   }
   // Whoever comes for the session leaves its mark and then looks for ours; we leave ours and then
   // look for theirs. So one of us sees the other.
-  if (auto noted = store_.note_paused(key); !noted) {
+  if (auto noted = marks.note_paused(); !noted) {
     return noted.error();
   }
   const auto paused = engine_.pause(record->dir);
@@ -272,7 +283,7 @@ Result<bool> SandboxKeeper::pause(const std::string& session_id, std::uint64_t s
   if (auto resumed = engine_.resume(record->dir); !resumed) {
     return resumed.error();  // still noted as paused: the next call tries again
   }
-  store_.note_resumed(key);
+  marks.note_resumed();
   return paused ? Result<bool>(false) : paused.error();
 }
 
@@ -281,7 +292,7 @@ std::vector<SandboxRecord> SandboxKeeper::list() {
   for (const std::string& key : store_.keys()) {
     auto record = store_.load(key);
     if (record && engine_.alive(record->dir)) {
-      record->paused = store_.is_paused(key);
+      record->paused = SandboxMarks(record->dir).is_paused();
       records.push_back(std::move(*record));
     }
   }
@@ -294,16 +305,18 @@ Result<SandboxRecord> SandboxKeeper::look_up(const std::string& session_id) {
   if (!record || !engine_.alive(record->dir)) {
     return make_error(ErrorCode::kNotFound, "the session has no sandbox");
   }
-  record->paused = store_.is_paused(key);
+  record->paused = SandboxMarks(record->dir).is_paused();
   return std::move(*record);
 }
 
 bool SandboxKeeper::is_over(const std::string& key) {
-  if (!engine_.alive(store_.dir(key))) {
+  const std::string dir = store_.dir(key);
+  if (!engine_.alive(dir)) {
     return true;
   }
+  const SandboxMarks marks(dir);
   const auto unused_ms = static_cast<std::uint64_t>(options_.destroy_after.count());
-  return store_.is_paused(key) && now_us() > store_.last_used_us(key) + unused_ms * 1000;
+  return marks.is_paused() && now_us() > marks.last_used_us() + unused_ms * 1000;
 }
 
 std::vector<std::string> SandboxKeeper::sweep() {
@@ -388,6 +401,9 @@ Result<std::size_t> destroy_all_sandboxes(const std::string& state_dir) {
     if (auto done = destroy(key); !done && !first) {
       first = done.error();
     }
+  }
+  for (const auto& [id, kind] : store.ready_kinds()) {
+    store.unmark_ready(id, kind);
   }
   for (const std::string& id : store.pool_ids()) {
     if (auto done = destroy_pooled(id); !done && !first) {

@@ -91,11 +91,14 @@ class SandboxKeeper {
   Result<Pooled> fill_pool(const SessionOptions& options, std::size_t size, bool tidy);
 
  private:
-  Result<SandboxRecord> create(const std::string& session_id, const SessionOptions& options);
+  // `others`: sandboxes of the node.
+  Result<SandboxRecord> create(const std::string& session_id, const SessionOptions& options,
+                               std::size_t others);
   // Makes the sandbox that the record describes. `name`: its user id, cgroup and runtime have it.
   Result<void> start(const SandboxRecord& record, const std::string& name);
   // Whether the sweep has to remove it.
   bool is_over(const std::string& key);
+  // Which sandboxes of the pool will do: a digest.
   std::string kind_of(const SessionOptions& options) const;
   Result<void> erase(const std::string& key, const SandboxLock& lock);
   Result<void> clear(const std::string& key);

@@ -13,17 +13,19 @@ namespace runbus::session {
 
 // Sandboxes of a node that run their agent and are no session's yet, so that a new session need not
 // wait for one to be made. One that was never given away has never run anything of anybody; one
-// that was is never taken back. `pool/<id>/ready` says of which kind it is, and is there from the
-// moment on when it may be taken until it is: whatever dies in between, a sandbox without it that
-// is no session's is removed. Blocking; any thread, several workers at once.
+// that was is never taken back. While it may be taken there is a link to it in `ready/`, which the
+// one who takes it renames (SandboxStore); so no two get the same, and whatever dies in between, a
+// sandbox without a link that nobody is making is removed. Blocking; any thread, several workers at
+// once.
 class SandboxPool {
  public:
   // Both outlive the pool.
   SandboxPool(Engine& engine, const SandboxStore& store) : engine_(engine), store_(store) {}
 
-  // A living sandbox of `kind` as that of `wanted`, a session without one whose lock is held. What
-  // is returned says where it is.
-  std::optional<SandboxRecord> take(SandboxRecord wanted, const std::string& kind) const;
+  // Makes a living sandbox of `kind` that of `wanted`, a session without one whose lock is held,
+  // and says in it where it is. False: there is none. After an error there is what has to be
+  // removed.
+  Result<bool> take(SandboxRecord& wanted, const std::string& kind) const;
 
   // Removes what is no use to anybody; returns those of `kind` that are ready. `tidy`: removes also
   // other kinds and all beyond `size`.
@@ -34,9 +36,6 @@ class SandboxPool {
                              const std::function<Result<void>(const SandboxRecord&)>& start) const;
 
  private:
-  // The kind of one that may be taken.
-  std::optional<std::string> ready_kind(const std::string& id) const;
-  bool take_locked(const std::string& id, SandboxRecord& wanted, const std::string& kind) const;
   // The record of one that is ready; `wanted` is whether one more is.
   std::optional<SandboxRecord> tend_locked(const std::string& id, const std::string& kind,
                                            bool tidy, bool wanted) const;

@@ -13,7 +13,6 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 #include <memory>
 
 #include "proto/support/log.h"
@@ -187,7 +186,7 @@ std::string sandbox_key(const std::string& session_id) {
 void SandboxLock::forget() const { ::unlink(path_.c_str()); }
 
 Result<void> SandboxStore::prepare() const {
-  for (const char* name : {"", "/sandboxes", "/pool", "/locks"}) {
+  for (const char* name : {"", "/sandboxes", "/pool", "/ready", "/locks"}) {
     if (auto made = make_directory(root_ + name); !made) {
       return made;
     }
@@ -220,19 +219,43 @@ std::string SandboxStore::dir(const std::string& key) const {
 
 std::vector<std::string> SandboxStore::pool_ids() const { return names_in(root_ + "/pool"); }
 
-Result<void> SandboxStore::link(const std::string& key, const std::string& id) const {
-  if (::symlink((kPoolLink + id).c_str(), entry(key).c_str()) != 0) {
-    return disk_error("symlink " + entry(key));
+std::set<std::string> SandboxStore::linked_ids() const {
+  // What the sandbox says of itself may be half removed already; the link goes last.
+  std::set<std::string> ids;
+  for (const std::string& key : keys()) {
+    const std::string target = link_target(entry(key));
+    if (target.starts_with(kPoolLink)) {
+      ids.insert(target.substr(std::strlen(kPoolLink)));
+    }
+  }
+  return ids;
+}
+
+std::map<std::string, std::string> SandboxStore::ready_kinds() const {
+  std::map<std::string, std::string> kinds;
+  for (const std::string& name : names_in(root_ + "/ready")) {
+    const std::size_t dash = name.find('-');
+    if (dash != std::string::npos) {
+      kinds.emplace(name.substr(dash + 1), name.substr(0, dash));
+    }
+  }
+  return kinds;
+}
+
+Result<void> SandboxStore::mark_ready(const std::string& id, const std::string& kind) const {
+  if (::symlink((kPoolLink + id).c_str(), ready_path(id, kind).c_str()) != 0) {
+    return disk_error("symlink " + ready_path(id, kind));
   }
   return {};
 }
 
-bool SandboxStore::is_linked(const std::string& id) const {
-  // What the sandbox says of itself may be half removed already; the link goes last.
-  const std::vector<std::string> all = keys();
-  return std::any_of(all.begin(), all.end(), [this, target = kPoolLink + id](const auto& key) {
-    return link_target(entry(key)) == target;
-  });
+bool SandboxStore::unmark_ready(const std::string& id, const std::string& kind) const {
+  return ::unlink(ready_path(id, kind).c_str()) == 0;
+}
+
+bool SandboxStore::take_ready(const std::string& id, const std::string& kind,
+                              const std::string& key) const {
+  return ::rename(ready_path(id, kind).c_str(), entry(key).c_str()) == 0;
 }
 
 std::optional<SandboxLock> SandboxStore::lock_with(const std::string& key, int operation) const {
@@ -323,56 +346,6 @@ Result<void> SandboxStore::remove(const std::string& key) const {
 
 Result<void> SandboxStore::remove_pooled(const std::string& id) const {
   return remove_tree(pool_dir(id));
-}
-
-std::string SandboxStore::mark_path(const std::string& key, Mark mark) const {
-  return dir(key) + (mark == Mark::kUsed ? "/used" : (mark == Mark::kHeld ? "/held" : "/looked"));
-}
-
-void SandboxStore::touch(const std::string& key, Mark mark) const {
-  // The time of the clock itself: the kernel's "now" of a file lags by up to a tick, and a use that
-  // follows a release must come after it.
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  const timespec times[] = {now, now};
-  const std::string path = mark_path(key, mark);
-  if (::utimensat(AT_FDCWD, path.c_str(), times, 0) != 0 && errno == ENOENT) {
-    // Fails when the sandbox has gone meanwhile: then there is nothing to note.
-    const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
-    if (fd) {
-      ::futimens(fd.get(), times);
-    }
-  }
-}
-
-std::uint64_t SandboxStore::marked_us(const std::string& key, Mark mark) const {
-  struct stat status {};
-  if (::stat(mark_path(key, mark).c_str(), &status) != 0) {
-    return 0;
-  }
-  return static_cast<std::uint64_t>(status.st_mtim.tv_sec) * 1'000'000 +
-         static_cast<std::uint64_t>(status.st_mtim.tv_nsec) / 1000;
-}
-
-void SandboxStore::clear(const std::string& key, Mark mark) const {
-  ::unlink(mark_path(key, mark).c_str());
-}
-
-bool SandboxStore::is_paused(const std::string& key) const {
-  return ::access((dir(key) + "/paused").c_str(), F_OK) == 0;
-}
-
-Result<void> SandboxStore::note_paused(const std::string& key) const {
-  const std::string path = dir(key) + "/paused";
-  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd) {
-    return disk_error("open " + path);
-  }
-  return {};
-}
-
-void SandboxStore::note_resumed(const std::string& key) const {
-  ::unlink((dir(key) + "/paused").c_str());
 }
 
 }  // namespace runbus::session

@@ -3,12 +3,14 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "proto/support/error.h"
 #include "proto/support/unique_fd.h"
 #include "services/session/engine.h"
+#include "services/session/sandbox_marks.h"
 
 // What a node's state directory says about its sandboxes. Several workers of the node share it:
 //   sandboxes/<key>/   meta.json, agent.sock, log/, workspace/, marks, and what the engine keeps
@@ -16,6 +18,8 @@
 //   (sandbox_pool.h);
 //                      once one has it, sandboxes/<key> is a link to it: its user id, its cgroup
 //                      and its runtime know it by this path, so it never moves
+//   ready/<kind>-<id>  a link to a sandbox of the pool that is no session's yet; that to be a
+//                      session's, it is renamed to sandboxes/<key>
 //   logs/<key>/        what its executions printed, once the sandbox has gone (LogStore)
 //   locks/<key or id>  flock(2) held while a sandbox is made, looked at or removed
 // Everything is 0700 and its owner's alone, save that the engine gives log/ and workspace/ to the
@@ -67,10 +71,15 @@ class SandboxStore {
 
   std::string pool_dir(const std::string& id) const { return root_ + "/pool/" + id; }
   std::vector<std::string> pool_ids() const;
-  // Makes the sandbox of the pool that of the session; its record is saved.
-  Result<void> link(const std::string& key, const std::string& id) const;
-  // Whether the sandbox of the pool is some session's.
-  bool is_linked(const std::string& id) const;
+  // Those that are some session's.
+  std::set<std::string> linked_ids() const;
+  // Those that are ready for a session, each with its kind, a name without a dash.
+  std::map<std::string, std::string> ready_kinds() const;
+  Result<void> mark_ready(const std::string& id, const std::string& kind) const;
+  // Makes one that is ready no session's, or that of the session. True for one caller alone,
+  // whichever it asks for; at each moment it is ready or linked, unless it is neither for good.
+  bool unmark_ready(const std::string& id, const std::string& kind) const;
+  bool take_ready(const std::string& id, const std::string& kind, const std::string& key) const;
 
   Result<SandboxLock> lock(const std::string& key) const;
   // Nothing when another holds it.
@@ -86,28 +95,13 @@ class SandboxStore {
   Result<void> remove(const std::string& key) const;
   Result<void> remove_pooled(const std::string& id) const;
 
-  // Files whose time says when something last happened to a session, whichever worker it was.
-  enum class Mark {
-    kUsed,    // a call came for it
-    kHeld,    // some worker works in it or reads from it
-    kLooked,  // its agent was asked something that is no use of it, and has not answered
-  };
-  // Notes that it happens now, and when it happened (microseconds since 1970; 0: never). Quick
-  // enough for the loop.
-  void touch(const std::string& key, Mark mark = Mark::kUsed) const;
-  std::uint64_t marked_us(const std::string& key, Mark mark) const;
-  void clear(const std::string& key, Mark mark) const;
-  std::uint64_t last_used_us(const std::string& key) const { return marked_us(key, Mark::kUsed); }
-
-  // Whether the sandbox may be frozen: noted before it is, and until it no longer is. Quick enough
-  // for the loop.
-  bool is_paused(const std::string& key) const;
-  Result<void> note_paused(const std::string& key) const;
-  void note_resumed(const std::string& key) const;
+  SandboxMarks marks(const std::string& key) const { return SandboxMarks(dir(key)); }
 
  private:
   std::optional<SandboxLock> lock_with(const std::string& key, int operation) const;
-  std::string mark_path(const std::string& key, Mark mark) const;
+  std::string ready_path(const std::string& id, const std::string& kind) const {
+    return root_ + "/ready/" + kind + "-" + id;
+  }
   std::string entry(const std::string& key) const { return root_ + "/sandboxes/" + key; }
 
   std::string root_;

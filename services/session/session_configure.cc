@@ -21,8 +21,14 @@ agent_v1::AgentRequest SessionManager::configuration() const {
   return request;
 }
 
-void SessionManager::configure(const Session& session) {
-  session.agent_->request(configuration(), {}, [](Result<agent_v1::AgentReply> reply) {
+void SessionManager::configure(Session& session) {
+  agent_v1::AgentRequest request = configuration();
+  std::string text = request.SerializeAsString();
+  if (text == session.configuration_) {
+    return;
+  }
+  session.configuration_ = std::move(text);
+  session.agent_->request(std::move(request), {}, [](Result<agent_v1::AgentReply> reply) {
     if (!reply && reply.error().code != ErrorCode::kConnection) {
       spdlog::warn("configuring an agent: {}", to_string(reply.error()));
     }

@@ -103,31 +103,40 @@ void SessionManager::want(const std::string& session_id, Waiter waiter, bool use
     });
     return;
   }
-  if (use) {
-    releases_.erase(session_id);
-  }
-  const auto [entry, fresh] = slots_.try_emplace(session_id);
-  Slot& slot = entry->second;
-  slot.used = std::chrono::steady_clock::now();
-  if (slot.state == Slot::State::kOpen) {
-    // Before it is asked whether the session is paused: see SandboxKeeper::pause.
-    keeper_.store().touch(slot.session->record_.key,
-                          use ? SandboxStore::Mark::kUsed : SandboxStore::Mark::kLooked);
-  }
-  if (slot.state == Slot::State::kOpen && slot.session->agent_ &&
-      slot.session->agent_->connected() && !keeper_.store().is_paused(slot.session->record_.key)) {
+  if (SessionPtr session = get_open(session_id, use)) {
     asio::post(io_, [alive = std::weak_ptr(alive_), callback = std::move(waiter.callback),
-                     session = slot.session] {
+                     session = std::move(session)] {
       if (!alive.expired()) {
         callback(session);
       }
     });
     return;
   }
+  const auto [entry, fresh] = slots_.try_emplace(session_id);
+  Slot& slot = entry->second;
+  slot.used = std::chrono::steady_clock::now();
   slot.waiters.push_back(std::move(waiter));
   if (fresh || slot.state == Slot::State::kOpen) {
     open(session_id, 0);
   }
+}
+
+SessionPtr SessionManager::get_open(const std::string& session_id, bool use) {
+  if (use) {
+    releases_.erase(session_id);
+  }
+  const auto found = slots_.find(session_id);
+  if (found == slots_.end() || found->second.state != Slot::State::kOpen) {
+    return nullptr;
+  }
+  Slot& slot = found->second;
+  slot.used = std::chrono::steady_clock::now();
+  const SandboxMarks marks = slot.session->marks();
+  // Before it is asked whether the session is paused: see SandboxKeeper::pause.
+  marks.touch(use ? SandboxMarks::Mark::kUsed : SandboxMarks::Mark::kLooked);
+  const bool answers =
+      slot.session->agent_ && slot.session->agent_->connected() && !marks.is_paused();
+  return answers ? slot.session : nullptr;
 }
 
 void SessionManager::open(const std::string& session_id, std::uint64_t unreachable_ms) {
@@ -179,6 +188,14 @@ void SessionManager::opened(const std::string& session_id, Result<SandboxKeeper:
 void SessionManager::connect(const std::string& session_id, SandboxKeeper::Opened opened) {
   auto session = std::make_shared<Session>(io_.get_executor(), std::move(opened.record),
                                            std::move(opened.oom_counter));
+  if (filler_ && opened.created) {
+    if (auto connected_one = filler_->take(session->record_.dir)) {
+      session->agent_ = std::move(connected_one->agent);
+      session->configuration_ = std::move(connected_one->configuration);
+      connected(session_id, session, true, {});
+      return;
+    }
+  }
   session->agent_ = session->connect([this, alive = std::weak_ptr(alive_), session_id, session,
                                       created = opened.created](Result<void> result) {
     if (alive.lock()) {
@@ -231,7 +248,7 @@ void SessionManager::ready(const std::string& session_id, const SessionPtr& sess
   slot.state = Slot::State::kOpen;
   slot.session = session;
   slot.used = std::chrono::steady_clock::now();
-  keeper_.store().touch(session->record_.key);
+  session->marks().touch();
   auto waiters = std::exchange(slot.waiters, {});
   const bool close = !slot.closers.empty();
   for (Waiter& waiter : waiters) {
@@ -336,7 +353,7 @@ void SessionManager::begin_close(const std::string& session_id, Slot& slot) {
   slot.state = Slot::State::kClosing;
   // A frozen agent cannot end by itself.
   if (!slot.session || !slot.session->agent_ || !slot.session->agent_->connected() ||
-      keeper_.store().is_paused(slot.session->record_.key)) {
+      slot.session->marks().is_paused()) {
     remove(session_id);
     return;
   }
@@ -394,7 +411,7 @@ void SessionManager::release(const std::string& session_id, std::chrono::millise
     releases_.erase(session_id);
     // Another worker of the node may have used it meanwhile; the sandbox's own mark tells.
     const std::string key = sandbox_key(session_id);
-    on_pool([this, key] { return keeper_.store().last_used_us(key); },
+    on_pool([this, key] { return keeper_.store().marks(key).last_used_us(); },
             [this, session_id, since](std::uint64_t used) {
               if (used <= since) {
                 close(session_id, [](const Result<void>&) {});

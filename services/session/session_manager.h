@@ -31,6 +31,7 @@ class Session {
 
   const std::string& id() const { return record_.session_id; }
   const SandboxRecord& record() const { return record_; }
+  SandboxMarks marks() const { return SandboxMarks(record_.dir); }
   // Where programs see the workspace.
   std::string workspace() const;
   // The shared connection; may break at any time (requests are then answered with kConnection).
@@ -49,6 +50,7 @@ class Session {
   SandboxRecord record_;
   OomCounter oom_counter_;
   std::shared_ptr<AgentClient> agent_;
+  std::string configuration_;  // what the agent was told, serialized
   bool over_quota_ = false;
 };
 
@@ -111,6 +113,9 @@ class SessionManager {
   // The session if it has a living sandbox, else kNotFound. `use`: it counts as use, so it ends a
   // release. A paused one is resumed.
   void find(const std::string& session_id, Callback callback, bool use = true);
+  // The session, if this worker is connected to it and nothing has to be done before its next use;
+  // else null, and find() or find_or_create() does it.
+  SessionPtr get_open(const std::string& session_id, bool use = true);
   // What a find() without use was for has been answered: until then the session is not paused.
   void looked(const Session& session);
 
@@ -169,7 +174,7 @@ class SessionManager {
   void connected(const std::string& session_id, const SessionPtr& session, bool created,
                  const Result<void>& result);
   agent_v1::AgentRequest configuration() const;
-  void configure(const Session& session);
+  void configure(Session& session);
   void configure_all();
   void share_log_space(std::size_t sandboxes);
   void ready(const std::string& session_id, const SessionPtr& session);

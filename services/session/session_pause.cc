@@ -23,7 +23,7 @@ std::uint64_t now_us() {
 }  // namespace
 
 void SessionManager::looked(const Session& session) {
-  keeper_.store().clear(session.record().key, SandboxStore::Mark::kLooked);
+  session.marks().clear(SandboxMarks::Mark::kLooked);
 }
 
 void SessionManager::watch_idle() {
@@ -44,15 +44,15 @@ void SessionManager::watch_idle() {
 }
 
 void SessionManager::look_whether_idle(const std::string& session_id, Slot& slot) {
-  const std::string& key = slot.session->record_.key;
+  const SandboxMarks marks = slot.session->marks();
   if (slot.session.use_count() > 1) {  // one reference is the slot's own
-    keeper_.store().touch(key, SandboxStore::Mark::kHeld);
+    marks.touch(SandboxMarks::Mark::kHeld);
     return;
   }
   const auto idle_us = static_cast<std::uint64_t>(options_.pause_after.count()) * 1000;
   const std::uint64_t since = now_us() - idle_us;
   if (slot.pausing || std::chrono::steady_clock::now() < slot.pause_again ||
-      keeper_.store().last_used_us(key) > since || keeper_.store().is_paused(key)) {
+      marks.last_used_us() > since || marks.is_paused()) {
     return;
   }
   // What a worker that has died started may still run.

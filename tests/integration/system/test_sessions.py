@@ -34,7 +34,7 @@ def node(system, name):
 def pool(system):
     """Directories of the pool's sandboxes, and those of them that wait for a session."""
     made = [os.path.join(node(system, "pool"), name) for name in os.listdir(node(system, "pool"))]
-    return made, [each for each in made if os.path.exists(os.path.join(each, "ready"))]
+    return made, [os.path.realpath(os.path.join(node(system, "ready"), name)) for name in os.listdir(node(system, "ready"))]
 
 
 def pool_at_rest(system, size=1):
@@ -46,15 +46,21 @@ def pool_at_rest(system, size=1):
 
 
 def interpreters_at_rest(system):
-    """Waits until the sandbox of the pool has its warm interpreters: their parent, and one spare with its helper."""
+    """Waits until the sandbox of the pool has its warm interpreters: their parent, its helper, and that one's spare."""
 
-    def is_python(pid):
+    def parent_of_python(pid):
         try:
-            return pathlib.Path(f"/proc/{pid}/comm").read_text().startswith("python3")
+            name, _, rest = pathlib.Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
         except OSError:
-            return False  # it has just ended
+            return None  # it has just ended
+        return int(rest.split()[1]) if name.startswith("python3") else None
 
-    wait_until(lambda: sum(map(is_python, below(system.process.pid))) == 3, "the sandbox of the pool has a spare interpreter")
+    def at_rest():
+        parents = {pid: parent for pid in below(system.process.pid) if (parent := parent_of_python(pid))}
+        # A parent that makes its plans has children, but none of those has.
+        return len(parents) == 3 and any(parents.get(parents.get(parent)) for parent in parents.values())
+
+    wait_until(at_rest, "the sandbox of the pool has a spare interpreter")
 
 
 def memory(system):

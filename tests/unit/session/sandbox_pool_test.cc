@@ -27,10 +27,8 @@ class SandboxPoolTest : public ::testing::Test, public testing::NodeFixture {
   // Sandboxes that may be taken now.
   std::vector<std::string> ready() const {
     std::vector<std::string> ids;
-    for (const std::string& id : store().pool_ids()) {
-      if (std::filesystem::exists(store().pool_dir(id) + "/ready")) {
-        ids.push_back(id);
-      }
+    for (const auto& [id, kind] : store().ready_kinds()) {
+      ids.push_back(id);
     }
     return ids;
   }
@@ -119,7 +117,8 @@ TEST_F(SandboxPoolTest, ALaterWorkerUsesWhatIsReadyAndRemovesWhatIsNot) {
     ASSERT_TRUE(filled(2));
     living = ready().front();
     // A worker that died while it made one, or while it gave one away.
-    std::filesystem::remove(store().pool_dir(ready().back()) + "/ready");
+    const auto [id, kind] = *store().ready_kinds().rbegin();
+    ASSERT_TRUE(store().unmark_ready(id, kind));
   }
   const auto manager = make_manager(with_pool(1));
   manager->adopt();
@@ -185,6 +184,7 @@ TEST_F(SandboxPoolTest, DestroyAllEndsThePoolToo) {
   }
   EXPECT_EQ(destroy_all_sandboxes(state_dir()).value(), 1U);
   EXPECT_THAT(store().pool_ids(), IsEmpty());
+  EXPECT_THAT(ready(), IsEmpty());
   EXPECT_TRUE(std::filesystem::is_empty(state_dir() + "/locks"));
   EXPECT_TRUE(leaves_nothing("s"));
 }

@@ -29,7 +29,7 @@ class SessionPauseTest : public ::testing::Test, public testing::NodeFixture {
     return result;
   }
   bool paused(const std::string& id) const {
-    return SandboxStore(state_dir()).is_paused(sandbox_key(id));
+    return SandboxStore(state_dir()).marks(sandbox_key(id)).is_paused();
   }
   bool told(const std::string& event) const {
     return std::find(events.begin(), events.end(), event) != events.end();
