@@ -4,8 +4,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <set>
+#include <thread>
 
 #include "services/session/engine_state.h"
 #include "tests/unit/session/node_fixture.h"
@@ -124,6 +126,53 @@ TEST_F(SandboxPoolTest, ALaterWorkerUsesWhatIsReadyAndRemovesWhatIsNot) {
   manager->adopt();
   ASSERT_TRUE(loop.until([&] { return store().pool_ids().size() == 1; }));
   EXPECT_THAT(ready(), ElementsAre(living));
+}
+
+TEST_F(SandboxPoolTest, OneThatWasHalfTakenIsReplaced) {
+  const auto manager = make_manager(with_pool(1));
+  manager->adopt();
+  ASSERT_TRUE(filled(1));
+  const auto [id, kind] = *store().ready_kinds().begin();
+  // A worker that died between the two steps.
+  ASSERT_TRUE(store().take_ready(id, kind, sandbox_key("s")));
+  EXPECT_FALSE(store().unmark_ready(id, kind)) << "nobody else can have it";
+  const auto session = open(*manager, "s").value();
+  EXPECT_NE(session->record().dir, store().pool_dir(id));
+  EXPECT_GT(agent_pid(*session), 0);
+  EXPECT_FALSE(std::filesystem::exists(store().pool_dir(id)));
+}
+
+// One worker removes what is ready while another takes it: each has one master.
+TEST_F(SandboxPoolTest, OneThatIsBeingTakenIsNotRemoved) {
+  const auto manager = make_manager();
+  const SandboxStore kept = store();
+  const SandboxPool pool(*engine, kept);
+  std::atomic<bool> over = false;
+  std::thread tidy([&] {
+    while (!over) {
+      pool.tend("another", 0, true);
+    }
+  });
+  std::set<std::string> taken;
+  for (int i = 0; i < 300; ++i) {
+    const std::string id = "id" + std::to_string(i);
+    {
+      const auto making = store().lock(id);
+      std::filesystem::create_directories(store().pool_dir(id));
+      EXPECT_TRUE(store().mark_ready(id, "kind"));
+    }
+    if (store().take_ready(id, "kind", sandbox_key(id))) {
+      taken.insert(id);
+    }
+  }
+  EXPECT_TRUE(loop.until([&] { return store().pool_ids().size() == taken.size(); }));
+  over = true;
+  tidy.join();
+  EXPECT_GT(taken.size(), 0U);
+  EXPECT_EQ(store().linked_ids(), taken);
+  for (const std::string& id : taken) {
+    EXPECT_TRUE(std::filesystem::exists(store().pool_dir(id))) << id;
+  }
 }
 
 TEST_F(SandboxPoolTest, ALaterWorkerRemovesWhatItWouldMakeOtherwise) {
