@@ -12,13 +12,13 @@
 #include <cstring>
 
 #include "services/agent/parent/decimal.h"
+#include "services/agent/parent/large_pages.h"
 
 namespace runbus::agent {
 namespace {
 
 constexpr int kFirst = 4;
 constexpr int kEnd = 256;
-constexpr std::size_t kPage = 4096;
 constexpr std::size_t kMuchCode = 1 << 20;
 
 enum class Queue : char { kNone, kEvents, kPoll };
@@ -44,16 +44,30 @@ bool is_hex_digit(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= '
 
 // A child of a fork finds the pages of a file one fault after the other, unless one page of the
 // mapping is the process's own: then the kernel copies all that the parent has found.
-void have_it_copied(char* code) {
+void have_it_copied(char* code, std::size_t size) {
+  // The whole of it, or the mapping would be two.
   volatile char* const byte = code;
-  if (::mprotect(code, kPage, PROT_READ | PROT_WRITE | PROT_EXEC) == 0) {
+  if (size != 0 && ::mprotect(code, size, PROT_READ | PROT_WRITE | PROT_EXEC) == 0) {
     *byte = *byte;
-    ::mprotect(code, kPage, PROT_READ | PROT_EXEC);
+    ::mprotect(code, size, PROT_READ | PROT_EXEC);
   }
 }
 
+// What of it is whole blocks goes into large pages, which a fork has at once.
+void share_code(char* code, std::size_t size, bool large_pages) {
+  const std::size_t head = to_block(code) < size ? to_block(code) : size;
+  const std::size_t blocks = large_pages ? (size - head) / kBlock * kBlock : 0;
+  const MemoryRange middle = {reinterpret_cast<std::uintptr_t>(code + head), blocks, 0};
+  if (blocks == 0 || own_blocks(&middle, 1) != 0) {
+    have_it_copied(code, size);
+    return;
+  }
+  have_it_copied(code, head);
+  have_it_copied(code + head + blocks, size - head - blocks);
+}
+
 // A line of /proc/self/maps begins with "start-end rwxp".
-void share(const char* line) {
+void share(const char* line, bool large_pages) {
   std::uint64_t range[2] = {};
   for (std::uint64_t& number : range) {
     for (; is_hex_digit(*line); ++line) {
@@ -65,7 +79,7 @@ void share(const char* line) {
   // Not all mappings can be: those of the kernel.
   ::madvise(reinterpret_cast<void*>(range[0]), range[1] - range[0], MADV_DOFORK);
   if (std::strncmp(line, "r-xp", 4) == 0 && range[1] - range[0] >= kMuchCode) {
-    have_it_copied(reinterpret_cast<char*>(range[0]));
+    share_code(reinterpret_cast<char*>(range[0]), range[1] - range[0], large_pages);
   }
 }
 
@@ -75,6 +89,7 @@ void prepare_to_fork() {
   for (int fd = kFirst; fd < kEnd; ++fd) {
     queues[fd] = queue_of(fd);
   }
+  const bool large_pages = has_large_pages();
   const int maps = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
   char text[8192];
   char line[40];  // as much of it as is needed
@@ -84,7 +99,7 @@ void prepare_to_fork() {
     for (ssize_t i = 0; i < size; ++i) {
       if (text[i] == '\n') {
         line[column] = '\0';
-        share(line);
+        share(line, large_pages);
         column = 0;
       } else if (column < sizeof(line) - 1) {
         line[column++] = text[i];

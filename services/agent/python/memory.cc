@@ -4,11 +4,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
+#include "services/agent/parent/large_pages.h"
 #include "services/agent/python/module.h"
 
 // Where the interpreter's memory lies. A block can be copied in one go only if all of it is of one
@@ -16,7 +15,9 @@
 // on.
 namespace {
 
-constexpr std::size_t kBlock = 2 << 20;
+using runbus::agent::map_blocks;
+using runbus::agent::to_block;
+
 constexpr std::size_t kPage = 4096;
 // Of Python's object allocator: since 3.10, and before.
 constexpr std::size_t kArenaSizes[] = {1 << 20, 256 << 10};
@@ -33,29 +34,8 @@ char* end_of_arenas = nullptr;
 
 char* at(std::uint64_t address) { return reinterpret_cast<char*>(address); }
 
-std::size_t to_block(const char* address) {
-  return -reinterpret_cast<std::uintptr_t>(address) % kBlock;
-}
-
 void* map(void* hint, std::size_t size, int protection, int flags, int file, off_t offset) {
   return reinterpret_cast<void*>(::syscall(SYS_mmap, hint, size, protection, flags, file, offset));
-}
-
-// Whole blocks, or null.
-char* map_blocks(std::size_t size) {
-  void* const mapped = map(nullptr, size + kBlock, kReadWrite, kAnonymous, -1, 0);
-  if (mapped == MAP_FAILED) {
-    return nullptr;
-  }
-  char* const all = static_cast<char*>(mapped);
-  const std::size_t head = to_block(all);
-  if (head != 0) {
-    ::munmap(all, head);
-  }
-  if (kBlock - head != 0) {
-    ::munmap(all + head + size, kBlock - head);
-  }
-  return all + head;
 }
 
 // The heap grows from the break on, to which it adds whole pages.
@@ -113,40 +93,15 @@ __attribute__((visibility("default"))) void runbus_settle() {
   next_arena = end_of_arenas = nullptr;
 }
 
-__attribute__((visibility("default"))) int runbus_own(const RunbusRange* blocks,
+__attribute__((visibility("default"))) int runbus_own(const runbus::agent::MemoryRange* blocks,
                                                       std::uint64_t count) {
-  std::size_t size = 0;
-  for (std::uint64_t i = 0; i < count; ++i) {
-    size += blocks[i].size;
-  }
-  if (size == 0) {
-    return 0;
-  }
-  char* copy = map_blocks(size);
-  if (copy == nullptr) {
-    return errno;
-  }
-  ::madvise(copy, size, MADV_HUGEPAGE);
-  for (std::uint64_t i = 0; i < count; ++i) {
-    const RunbusRange& block = blocks[i];
-    // Nothing may be written to the block between these two.
-    std::memcpy(copy, at(block.start), block.size);
-    if (block.writable == 0) {
-      ::mprotect(copy, block.size, PROT_READ | PROT_EXEC);
-    }
-    if (::mremap(copy, block.size, block.size, MREMAP_MAYMOVE | MREMAP_FIXED, at(block.start)) ==
-        MAP_FAILED) {
-      return errno;  // the rest of the copy stays: this process is not worth tidying
-    }
-    copy += block.size;
-  }
-  return 0;
+  return runbus::agent::own_blocks(blocks, count);
 }
 }
 
 namespace runbus::agent {
 
-void touch(const RunbusRange* ranges, std::uint64_t count) {
+void touch(const MemoryRange* ranges, std::uint64_t count) {
   for (std::uint64_t i = 0; i < count; ++i) {
     const int advice = ranges[i].writable != 0 ? kPopulateWrite : kPopulateRead;
     if (::madvise(at(ranges[i].start), ranges[i].size, advice) == 0) {

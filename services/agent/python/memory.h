@@ -2,11 +2,11 @@
 
 #include <cstdint>
 
-struct RunbusRange;
+#include "services/agent/parent/large_pages.h"
 
 namespace runbus::agent {
 
 // Reads each page of these ranges, and writes what it read where it may.
-void touch(const RunbusRange* ranges, std::uint64_t count);
+void touch(const MemoryRange* ranges, std::uint64_t count);
 
 }  // namespace runbus::agent

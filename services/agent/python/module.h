@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "services/agent/parent/large_pages.h"
 #include "services/agent/python/interpreter.h"
 
 // The native half of the warm Python interpreters (parent.py): a shared object that the interpreter
@@ -12,27 +13,18 @@
 // Single-threaded, as the parent is. Spares keep it loaded: nothing in it is secret or privileged.
 extern "C" {
 
-// Memory of a process: `size` bytes from the address `start`, both multiples of a page.
-struct RunbusRange {
-  std::uint64_t start;
-  std::uint64_t size;
-  std::uint64_t writable;  // 0: it is code and constants
-};
-
 // Ends the collection of the interpreter's memory into blocks of 2 MiB, which began when the module
 // was loaded; from here on the allocator takes its memory elsewhere. Before anything else.
 void runbus_settle();
 
-// Replaces the memory of these ranges, all of them whole blocks, by copies of their contents in
-// pages of 2 MiB: one fault and one copy, where there would be one of each for every page of 4 KiB
-// that is touched after a fork. 0, or an errno.
-int runbus_own(const RunbusRange* blocks, std::uint64_t count);
+// own_blocks() of large_pages.h.
+int runbus_own(const runbus::agent::MemoryRange* blocks, std::uint64_t count);
 
 // What a spare shall have of its own before its job comes.
 struct RunbusMemory {
-  const RunbusRange* blocks;  // as for runbus_own()
+  const runbus::agent::MemoryRange* blocks;  // as for runbus_own()
   std::uint64_t block_count;
-  const RunbusRange* pages;  // touched one by one
+  const runbus::agent::MemoryRange* pages;  // touched one by one
   std::uint64_t page_count;
 };
 
