@@ -43,9 +43,10 @@ unsigned long long loaded() {
 void become_child(napi_env env) {
   part_from_parent();
   uv_loop_s* loop = nullptr;
-  if (napi_get_uv_event_loop(env, &loop) != 0 || uv_loop_fork(loop) != 0 || !resume_threads()) {
+  if (napi_get_uv_event_loop(env, &loop) != 0 || uv_loop_fork(loop) != 0) {
     ::_exit(1);
   }
+  inherit_threads();
 }
 
 // prepare(): the last thing before the first fork.

@@ -13,6 +13,7 @@
 #include <climits>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "services/agent/parent/decimal.h"
@@ -30,13 +31,21 @@ constexpr int kQuietPolls = 5;  // in a row
 // What __builtin_setjmp() needs.
 using Place = void* [5];
 
+// At the beginning of a pthread_cond_t, which is zero when it was not initialized by a function.
+struct Condition {
+  std::uint32_t turn;
+  std::uint32_t monotonic;  // the clock of its time limits
+};
+static_assert(sizeof(Condition) <= sizeof(pthread_cond_t));
+
 struct Thread {
   void* (*start)(void*) = nullptr;
   void* argument = nullptr;
   pthread_t id{};         // in the parent, by which the program knows it
   pthread_t successor{};  // in the child, if it went on there
   pid_t task = 0;
-  bool waits = false;  // `waiting` is set
+  bool waits = false;  // at `waiting`, on `condition`
+  const Condition* condition = nullptr;
   bool ended = false;
   bool goes_on = false;
   bool joined = false;
@@ -94,6 +103,37 @@ void* succeed(void* argument) {
   return own->result;
 }
 
+// ---- in the child: those that have not gone on yet ---------------------------------------------
+
+pthread_mutex_t inheritance = PTHREAD_MUTEX_INITIALIZER;
+int left_behind = 0;
+
+// With the lock.
+void resume(Thread& thread) {
+  const auto create = original<Create>("pthread_create");
+  if (create(&thread.successor, nullptr, succeed, &thread) != 0) {
+    constexpr char kWords[] = "runbus: no thread can be made\n";
+    [[maybe_unused]] const ssize_t told = ::write(STDERR_FILENO, kWords, sizeof(kWords) - 1);
+    ::abort();
+  }
+  thread.goes_on = true;
+  store(left_behind, left_behind - 1);
+}
+
+template <class Wanted>
+void resume_those(Wanted wanted) {
+  if (load(left_behind) == 0) {
+    return;
+  }
+  ::pthread_mutex_lock(&inheritance);
+  for (int i = 0; i < thread_count; ++i) {
+    if (threads[i].waits && !threads[i].goes_on && wanted(threads[i])) {
+      resume(threads[i]);
+    }
+  }
+  ::pthread_mutex_unlock(&inheritance);
+}
+
 bool give_stack(pthread_attr_t& attributes) {
   std::size_t size = 0;
   ::pthread_attr_getstacksize(&attributes, &size);
@@ -105,13 +145,6 @@ bool give_stack(pthread_attr_t& attributes) {
 }
 
 // ---- condition variables --------------------------------------------------------------------
-
-// At the beginning of a pthread_cond_t, which is zero when it was not initialized by a function.
-struct Condition {
-  std::uint32_t turn;
-  std::uint32_t monotonic;  // the clock of its time limits
-};
-static_assert(sizeof(Condition) <= sizeof(pthread_cond_t));
 
 Condition& at(pthread_cond_t* condition) { return *reinterpret_cast<Condition*>(condition); }
 
@@ -127,6 +160,7 @@ int wait(pthread_cond_t* place, pthread_mutex_t* mutex, bool monotonic, const ti
   Thread* const thread = own;
   if (thread != nullptr && !is_child && limit == nullptr) {
     // Its successor comes out of this a second time, and sleeps on the same turn.
+    thread->condition = &condition;
     if (__builtin_setjmp(thread->waiting) == 0) {
       store(thread->waits, true);
     }
@@ -142,6 +176,8 @@ int wait(pthread_cond_t* place, pthread_mutex_t* mutex, bool monotonic, const ti
 int wake(pthread_cond_t* place, int count) {
   Condition& condition = at(place);
   __atomic_add_fetch(&condition.turn, 1, __ATOMIC_SEQ_CST);
+  // These find that it is another turn.
+  resume_those([&condition](const Thread& thread) { return thread.condition == &condition; });
   ::syscall(SYS_futex, &condition.turn, FUTEX_WAKE, count, nullptr, nullptr, 0);
   return 0;
 }
@@ -190,20 +226,11 @@ void settle_threads() {
   ::_exit(1);
 }
 
-bool resume_threads() {
+void inherit_threads() {
   is_child = true;
-  const auto create = original<Create>("pthread_create");
   for (int i = 0; i < thread_count; ++i) {
-    Thread& thread = threads[i];
-    if (!thread.waits) {
-      continue;
-    }
-    if (create(&thread.successor, nullptr, succeed, &thread) != 0) {
-      return false;
-    }
-    thread.goes_on = true;
+    left_behind += threads[i].waits ? 1 : 0;
   }
-  return true;
 }
 
 }  // namespace runbus::agent
@@ -249,6 +276,7 @@ RUNBUS_INSTEAD int pthread_join(pthread_t id, void** result) {
       continue;
     }
     thread.joined = true;
+    resume_those([&thread](const Thread& other) { return &other == &thread; });
     if (thread.goes_on) {
       return join(thread.successor, result);
     }

@@ -13,8 +13,10 @@
 //   that waits without a time limit leaves behind how to go on from there, as setjmp(3) does;
 // - pthread_join() of the child knows the threads that go on under another name.
 //
-// In the child a new thread jumps to where each waiting one was. What it has of its own
-// (thread-local variables) is as in a new thread. Threads that did something else (libuv's for
+// In the child a new thread jumps to where a waiting one was once somebody wakes that one or waits
+// for its end: most programs are over before, and a thread costs them as much as their output does.
+// What it has of its own (thread-local variables) is as in a new thread. One that cannot be made
+// then is the end of the process (SIGABRT). Threads that did something else (libuv's for
 // delayed work, the one for SIGUSR1) are not there any more, and to join one is to be told that it
 // has ended.
 namespace runbus::agent {
@@ -23,7 +25,7 @@ namespace runbus::agent {
 // do after 10 s.
 void settle_threads();
 
-// In the child of a fork: has its threads go on. False when one could not be made.
-bool resume_threads();
+// In the child of a fork: from here on its threads go on when they have to.
+void inherit_threads();
 
 }  // namespace runbus::agent

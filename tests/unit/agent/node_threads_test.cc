@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <filesystem>
 #include <functional>
+#include <iterator>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -110,11 +113,10 @@ TEST(NodeThreads, GoOnInEachChild) {
   ASSERT_TRUE(works(pool));
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(in_a_child([&pool] {
-                if (!resume_threads() || !works(pool)) {
-                  return 1;
-                }
+                inherit_threads();
+                const bool good = works(pool);
                 pool.stop();
-                return 0;
+                return good ? 0 : 1;
               }),
               0);
   }
@@ -126,7 +128,8 @@ TEST(NodeThreads, AChildOfAChildHasThemToo) {
   Pool pool(2);
   EXPECT_EQ(in_a_child([&pool] {
               return in_a_child([&pool] {
-                const bool good = resume_threads() && works(pool);
+                inherit_threads();
+                const bool good = works(pool);
                 pool.stop();
                 return good ? 0 : 1;
               });
@@ -136,7 +139,7 @@ TEST(NodeThreads, AChildOfAChildHasThemToo) {
 }
 
 // Negative control: fork(2) alone leaves them behind.
-TEST(NodeThreads, AreNotThereWithoutBeingResumed) {
+TEST(NodeThreads, AreNotThereWithoutBeingInherited) {
   Pool pool(2);
   EXPECT_EQ(in_a_child([&pool] {
               std::mutex mutex;
@@ -154,6 +157,54 @@ TEST(NodeThreads, AreNotThereWithoutBeingResumed) {
   pool.stop();
 }
 
+int threads_now() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return static_cast<int>(std::distance(begin(tasks), end(tasks)));
+}
+
+TEST(NodeThreads, GoOnWhenTheyAreNeeded) {
+  Pool busy(3);
+  Pool idle(2);
+  EXPECT_EQ(in_a_child([&] {
+              inherit_threads();
+              const int before = threads_now();
+              const bool good = works(busy);
+              const int then = threads_now();
+              return good ? 10 * before + then : 99;
+            }),
+            10 * 1 + 4);
+  EXPECT_EQ(in_a_child([&] {
+              inherit_threads();
+              idle.stop();
+              const int after = threads_now();
+              busy.stop();
+              return after;
+            }),
+            1);
+  busy.stop();
+  idle.stop();
+}
+
+// Whoever wakes first and whoever else does at once, each is made once.
+TEST(NodeThreads, GoOnOnceWhoeverNeedsThem) {
+  Pool pool(4);
+  for (int round = 0; round < 20; ++round) {
+    EXPECT_EQ(in_a_child([&pool] {
+                inherit_threads();
+                std::atomic<int> done = 0;
+                Pool callers(4);
+                for (int i = 0; i < 400; ++i) {
+                  callers.post([&] { pool.post([&done] { ++done; }); });
+                }
+                callers.stop();
+                pool.stop();
+                return done == 400 ? 0 : 1;
+              }),
+              0);
+  }
+  pool.stop();
+}
+
 TEST(NodeThreads, AThreadThatDidNotWaitHasEndedForTheChild) {
   int ends[2];
   ASSERT_EQ(::pipe(ends), 0);
@@ -162,9 +213,7 @@ TEST(NodeThreads, AThreadThatDidNotWaitHasEndedForTheChild) {
     EXPECT_EQ(::read(ends[0], &byte, 1), 1);
   });
   EXPECT_EQ(in_a_child([&reader] {
-              if (!resume_threads()) {
-                return 1;
-              }
+              inherit_threads();
               reader.join();
               return 0;
             }),
@@ -175,9 +224,7 @@ TEST(NodeThreads, AThreadThatDidNotWaitHasEndedForTheChild) {
 
 TEST(NodeThreads, AChildMakesThreadsAsEver) {
   EXPECT_EQ(in_a_child([] {
-              if (!resume_threads()) {
-                return 1;
-              }
+              inherit_threads();
               Pool pool(3);
               const bool good = works(pool);
               pool.stop();

@@ -195,8 +195,9 @@ TEST_F(AgentWarmNode, HasTheThreadsOfAColdStart) {
   const std::string count =
       "setTimeout(() => console.log(require('fs').readdirSync('/proc/self/task').length), 50)";
   const int cold = std::stoi(run(client_, javascript(count, false)).out);
-  // Without two that nothing comes to: for delayed work, and for SIGUSR1.
-  EXPECT_EQ(std::stoi(run_warm(count).out), cold - 2);
+  // Without those that have nothing to do yet, and two that nothing comes to: for delayed work, and
+  // for SIGUSR1.
+  EXPECT_LE(std::stoi(run_warm(count).out), cold - 2);
   expect_same(
       "const { scrypt } = require('crypto'); const fs = require('fs');\n"
       "const dns = require('dns'); const http = require('http');\n"
