@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "services/agent/node/fork.h"
@@ -93,12 +94,32 @@ napi_value on_serve(napi_env env, napi_callback_info__*) {
   return nullptr;
 }
 
-// takeJob(): waits for the job, and returns its strings.
+// Strings each ended by a zero byte, behind their number. They become the environment where they
+// are, in their order, as the kernel hands it to a new program.
+void take_environment(char* list, std::size_t size) {
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    count += list[i] == '\0' ? 1 : 0;
+  }
+  auto** const variables = static_cast<char**>(::calloc(count + 1, sizeof(char*)));
+  if (variables == nullptr || count == 0) {
+    ::_exit(1);
+  }
+  char* text = list;
+  for (std::size_t i = 0; i < count - 1; ++i) {
+    text += std::strlen(text) + 1;
+    variables[i] = text;
+  }
+  environ = variables;
+}
+
+// takeJob(): waits for the job and takes its environment; returns its arguments.
 napi_value on_take_job(napi_env env, napi_callback_info__*) {
   const Job job = receive_job(job_socket, Descriptors::kOurs);
+  take_environment(job_strings + job.arguments, job.size - job.arguments);
   loaded_at_start = loaded();
   napi_value result = nullptr;
-  napi_create_string_utf8(env, job_strings, job.size, &result);
+  napi_create_string_utf8(env, job_strings, job.arguments, &result);
   return result;
 }
 

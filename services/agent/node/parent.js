@@ -21,27 +21,18 @@
   const MODULE = 4;
   const REHEARSALS = 10;
 
+  // The number of a job's arguments, and they, each ended by a zero byte.
   function take(text) {
-    const words = text.split('\0').slice(0, -1);
-    const count = Number(words[0]);
-    return { argv: words.slice(1, 1 + count), environment: words.slice(2 + count) };
+    return text.split('\0').slice(1, -1);
   }
 
-  function become({ argv, environment }) {
+  function become(argv) {
     process.chdir('.'); // Node.js remembers where it was
-    setEnvironment(environment);
+    if (process.env.TZ !== undefined) {
+      process.env.TZ = process.env.TZ; // and which time zone V8 has asked for
+    }
     process.execArgv.length = 0;
     process.argv.splice(1, process.argv.length, path.resolve(argv[1]), ...argv.slice(2));
-  }
-
-  function setEnvironment(environment) {
-    for (const name of Object.keys(process.env)) {
-      delete process.env[name];
-    }
-    for (const entry of environment) {
-      const end = entry.indexOf('=');
-      process.env[entry.slice(0, end)] = entry.slice(end + 1);
-    }
   }
 
   // What a forked process has of its own.
@@ -103,10 +94,7 @@
   // Functions are compiled and objects made at their first use, and in a run of little code that is most of it. In a spare it
   // is done once more: what it writes to is from then on its own memory.
   function rehearse() {
-    const { argv, environment } = take('2\0node\0main.js\0' + '1\0A=b\0');
-    const own = Object.entries(process.env).map(([name, value]) => `${name}=${value}`);
-    setEnvironment([...own, ...environment]);
-    setEnvironment(own);
+    const argv = take('2\0node\0main.js\0');
     setPid();
     setSeed(0);
     process.chdir('/');
