@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "services/agent/parent/large_pages.h"
 #include "tests/unit/agent/agent_process.h"
 #include "tests/unit/agent/test_client.h"
 
@@ -251,6 +252,48 @@ TEST_F(AgentWarmNode, HasItsModulesLoadedAhead) {
   ASSERT_TRUE(client_.write_file("ahead.js", "globalThis.ahead = process.pid").has_done());
   configure({agent_.workspace() + "/ahead.js", "no-such-module"});
   EXPECT_EQ(run_warm("console.log(typeof ahead, ahead === process.pid)").out, "number false\n");
+}
+
+// Negative control: a cold one has none.
+TEST_F(AgentWarmNode, HasItsCodeInLargePages) {
+  if (!agent::has_large_pages()) {
+    GTEST_SKIP()
+        << "the kernel gives no large pages, or does not say whether it does (before Linux 6.1)";
+  }
+  const std::string script =
+      "let code = false, size = 0;\n"
+      "for (const line of require('fs').readFileSync('/proc/self/smaps', 'utf8').split('\\n')) {\n"
+      "  if (/^[0-9a-f]+-/.test(line)) code = / r-xp /.test(line);\n"
+      "  else if (code && line.startsWith('AnonHugePages:')) size += parseInt(line.slice(14));\n"
+      "}\n"
+      "console.log(size)";
+  EXPECT_GE(std::stoi(run_warm(script).out), 8192);
+  EXPECT_EQ(run(client_, javascript(script, false)).out, "0\n");
+}
+
+// Also what a variable means to the interpreter itself, and the parent has asked for already.
+TEST_F(AgentWarmNode, TakesTheEnvironmentAsAColdStart) {
+  ASSERT_TRUE(client_.write_file("ahead.js", "new Date(0).getHours()").has_done());
+  configure({agent_.workspace() + "/ahead.js"});
+  const std::string script =
+      "console.log(process.env, new Date(0).getHours());\n"
+      "process.env.A = 'new'; delete process.env.HOME; process.env.B = 'more';\n"
+      "console.log(require('child_process').execFileSync('/usr/bin/env').toString())";
+  for (const char* zone : {"", "TZ=Asia/Tokyo", "TZ="}) {
+    std::vector<std::string> outputs;
+    for (const bool warm : {false, true}) {
+      EXPECT_TRUE(eventually([&] {
+        v1::Spawn spawn = javascript(script, warm);
+        if (*zone != '\0') {
+          spawn.mutable_steps(0)->add_environment(zone);
+        }
+        const Stream stream = run(client_, spawn);
+        outputs.push_back(stream.out + stream.err);
+        return stream.exited.warm() == warm;
+      }));
+    }
+    EXPECT_EQ(outputs.front(), outputs.back()) << zone;
+  }
 }
 
 // A child of the parent goes to its end first; where that is not a good one there are no spares.
