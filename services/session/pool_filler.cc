@@ -93,11 +93,14 @@ void PoolFiller::looked(const Result<SandboxKeeper::Pooled>& result) {
 }
 
 std::optional<PoolFiller::Connected> PoolFiller::take(const std::string& dir) {
-  const auto known = members_.extract(dir);
-  if (!known || !known.mapped()->agent->connected()) {
+  const auto known = members_.find(dir);
+  // One that is still connecting stays, for the next look to close.
+  if (known == members_.end() || !known->second->agent->connected()) {
     return std::nullopt;
   }
-  return std::move(*known.mapped());
+  Connected taken = std::move(*known->second);
+  members_.erase(known);
+  return taken;
 }
 
 void PoolFiller::connect(const std::string& dir) {
