@@ -196,7 +196,7 @@ TEST_F(AgentWarmNode, RunsOnWhateverAProgramDoesToTheOthers) {
 }
 
 // Threads of the parent go on in its spares: what V8 and libuv have for them to do is done.
-TEST_F(AgentWarmNode, HasTheThreadsOfAColdStart) {
+TEST_F(AgentWarmNode, ItsThreadsDoWhatThoseOfAColdStartDo) {
   const std::string count =
       "setTimeout(() => console.log(require('fs').readdirSync('/proc/self/task').length), 50)";
   const int cold = std::stoi(run(client_, javascript(count, false)).out);
